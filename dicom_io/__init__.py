@@ -1,0 +1,1 @@
+"""Everything that reads, writes or moves DICOM: datasets, pixels, reports, C-STORE as SCU."""
