@@ -1,0 +1,214 @@
+"""What the listener writes: one row for each object that a peer sent."""
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from db.engine import Transaction
+from db.tables import InstanceState, StudyState, conflicts, instances, studies
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyHeader:
+    """What an object says of its study; text as the database keeps it."""
+
+    study_instance_uid: str
+    accession_number: str | None = None
+    patient_id: str | None = None
+    issuer_of_patient_id: str | None = None
+    study_date: date | None = None
+    age_years: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """One stored object. `state` is RECEIVED for images, REJECTED for the rest."""
+
+    study: StudyHeader | None
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str | None
+    calling_ae_title: str
+    spool_name: str
+    size_bytes: int
+    is_image: bool
+    state: InstanceState = InstanceState.RECEIVED
+    reason: str | None = None
+    view_position: str | None = None
+
+
+class ArrivalOutcome(StrEnum):
+    NEW = "new"
+    KNOWN = "known"  # the SOP Instance UID has a row already; nothing was written
+
+
+def record_arrival(
+    tx: Transaction, arrival: Arrival, *, settle_s: float, max_age_days: int
+) -> ArrivalOutcome:
+    """Write the row of an object and raise its study's revision, in one transaction."""
+    backlog = _is_old(tx, arrival.study, max_age_days)
+    study_id = _lock_study(tx, arrival.study, backlog) if arrival.study else None
+    row = {
+        "study_id": study_id,
+        "sop_instance_uid": arrival.sop_instance_uid,
+        "sop_class_uid": arrival.sop_class_uid,
+        "series_instance_uid": arrival.series_instance_uid,
+        "is_image": arrival.is_image,
+        "calling_ae_title": arrival.calling_ae_title,
+        "spool_name": arrival.spool_name,
+        "size_bytes": arrival.size_bytes,
+        "state": arrival.state,
+        "reason": arrival.reason,
+        "view_position": arrival.view_position,
+        "backlog": backlog,
+        "received_at": tx.now,
+        "due_at": tx.now if arrival.state == InstanceState.RECEIVED else None,
+        "attempts": 0,
+    }
+    if _insert_or_ignore(tx, instances, row) is None:
+        return ArrivalOutcome.KNOWN
+    if study_id is not None:
+        pending = arrival.state == InstanceState.RECEIVED
+        _raise_revision(tx, study_id, arrival.is_image, pending, settle_s)
+    return ArrivalOutcome.NEW
+
+
+def spool_name_of(tx: Transaction, sop_instance_uid: str) -> str | None:
+    query = sa.select(instances.c.spool_name).where(
+        instances.c.sop_instance_uid == sop_instance_uid
+    )
+    name: str | None = tx.conn.execute(query).scalar_one_or_none()
+    return name
+
+
+def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> bool:
+    """Take a corrected header of known pixels: the newest wins and is analysed anew.
+
+    False if the instance belongs to another study, which no correction may change.
+    """
+    if arrival.study is None:
+        return False
+    study_id = _lock_study(tx, arrival.study, backlog=False)
+    row = tx.conn.execute(
+        sa.select(instances.c.id, instances.c.study_id, instances.c.state)
+        .where(instances.c.sop_instance_uid == arrival.sop_instance_uid)
+        .with_for_update()
+    ).one()
+    if row.study_id != study_id:
+        return False
+    tx.conn.execute(
+        sa.update(instances)
+        .where(instances.c.id == row.id)
+        .values(
+            spool_name=arrival.spool_name,
+            size_bytes=arrival.size_bytes,
+            series_instance_uid=arrival.series_instance_uid,
+            view_position=arrival.view_position,
+            state=arrival.state,
+            reason=arrival.reason,
+            due_at=tx.now,
+            attempts=0,
+            lease_token=None,
+            error=None,
+        )
+    )
+    was_pending = row.state in (InstanceState.RECEIVED, InstanceState.PREPARED)
+    header = {
+        "accession_number": arrival.study.accession_number,
+        "patient_id": arrival.study.patient_id,
+        "issuer_of_patient_id": arrival.study.issuer_of_patient_id,
+        "study_date": arrival.study.study_date,
+        "age_years": arrival.study.age_years,
+        "pending_count": studies.c.pending_count + (0 if was_pending else 1),
+        "analysed_count": studies.c.analysed_count
+        - (1 if row.state == InstanceState.PREDICTED else 0),
+    }
+    tx.conn.execute(sa.update(studies).where(studies.c.id == study_id).values(header))
+    _raise_revision(tx, study_id, is_image=False, pending=False, settle_s=settle_s)
+    return True
+
+
+def record_conflict(tx: Transaction, arrival: Arrival) -> None:
+    """Keep other pixels that came under a taken SOP Instance UID, beside the first."""
+    query = sa.select(instances.c.id).where(
+        instances.c.sop_instance_uid == arrival.sop_instance_uid
+    )
+    tx.conn.execute(
+        sa.insert(conflicts).values(
+            instance_id=tx.conn.execute(query).scalar_one(),
+            calling_ae_title=arrival.calling_ae_title,
+            spool_name=arrival.spool_name,
+            received_at=tx.now,
+        )
+    )
+
+
+def unknown_spool_names(tx: Transaction, names: list[str]) -> set[str]:
+    """Which of these spool files no row speaks of."""
+    known: set[str] = set()
+    for column in (instances.c.spool_name, conflicts.c.spool_name):
+        known |= set(tx.conn.execute(sa.select(column).where(column.in_(names))).scalars())
+    return set(names) - known
+
+
+def _is_old(tx: Transaction, study: StudyHeader | None, max_age_days: int) -> bool:
+    if study is None or study.study_date is None:
+        return False
+    return study.study_date < (tx.now - timedelta(days=max_age_days)).date()
+
+
+def _lock_study(tx: Transaction, study: StudyHeader, backlog: bool) -> int:
+    row = {
+        "study_instance_uid": study.study_instance_uid,
+        "accession_number": study.accession_number,
+        "patient_id": study.patient_id,
+        "issuer_of_patient_id": study.issuer_of_patient_id,
+        "study_date": study.study_date,
+        "age_years": study.age_years,
+        "state": StudyState.RECEIVING,
+        "backlog": backlog,
+        "revision": 0,
+        "reported_revision": 0,
+        "image_count": 0,
+        "pending_count": 0,
+        "analysed_count": 0,
+        "attempts": 0,
+        "received_at": tx.now,
+        "last_arrival_at": tx.now,
+    }
+    if (made := _insert_or_ignore(tx, studies, row)) is not None:
+        return made
+    query = sa.select(studies.c.id).where(studies.c.study_instance_uid == study.study_instance_uid)
+    found: int = tx.conn.execute(query.with_for_update()).scalar_one()
+    return found
+
+
+def _raise_revision(
+    tx: Transaction, study_id: int, is_image: bool, pending: bool, settle_s: float
+) -> None:
+    tx.conn.execute(
+        sa.update(studies)
+        .where(studies.c.id == study_id)
+        .values(
+            state=StudyState.RECEIVING,
+            revision=studies.c.revision + 1,
+            image_count=studies.c.image_count + int(is_image),
+            pending_count=studies.c.pending_count + int(pending),
+            last_arrival_at=tx.now,
+            due_at=tx.now + timedelta(seconds=settle_s),
+            attempts=0,
+            error=None,
+        )
+    )
+
+
+def _insert_or_ignore(tx: Transaction, table: sa.Table, row: dict[str, Any]) -> int | None:
+    """The new row's id, or None if a row with its unique key stands already."""
+    dialect = sqlite if tx.conn.dialect.name == "sqlite" else postgresql
+    insert = dialect.insert(table).values(row).on_conflict_do_nothing()
+    made: int | None = tx.conn.execute(insert.returning(table.c.id)).scalar_one_or_none()
+    return made

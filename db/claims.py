@@ -1,0 +1,180 @@
+"""Claiming rows: the one mechanism behind retry, deadline, poison and restart.
+
+A claim counts the attempt *before* the work runs, gives the row a fresh lease token and moves
+`due_at` to the end of the lease. Whoever holds the token may complete the row; when the lease
+runs out the row is simply due again, and its next claim replaces the token.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.engine import Transaction
+from db.errors import LeaseLost
+from db.tables import DeliveryState, InstanceState, instances, outbox, studies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Which rows of which table wait for one kind of work, and how one is named."""
+
+    name: str
+    table: sa.Table
+    key: sa.Column[Any]  # what a message names
+    waiting: sa.ColumnElement[bool]
+    order: tuple[sa.Column[Any], ...]
+
+
+def _instance_stage(name: str, state: InstanceState) -> Stage:
+    return Stage(
+        name=name,
+        table=instances,
+        key=instances.c.sop_instance_uid,
+        waiting=instances.c.state == state,
+        order=(instances.c.backlog, instances.c.due_at, instances.c.id),
+    )
+
+
+PREPARE = _instance_stage("prepare", InstanceState.RECEIVED)
+INFER = _instance_stage("infer", InstanceState.PREPARED)
+REPORT = Stage(
+    name="report",
+    table=studies,
+    key=studies.c.study_instance_uid,
+    waiting=studies.c.pending_count == 0,
+    order=(studies.c.backlog, studies.c.due_at, studies.c.id),
+)
+
+_earlier = outbox.alias("earlier")
+DELIVER = Stage(
+    name="deliver",
+    table=outbox,
+    key=outbox.c.destination,
+    waiting=sa.and_(
+        outbox.c.state == DeliveryState.PENDING,
+        # Per destination and study, objects leave in the order in which they were made.
+        ~sa.exists().where(
+            _earlier.c.study_id == outbox.c.study_id,
+            _earlier.c.destination == outbox.c.destination,
+            _earlier.c.state == DeliveryState.PENDING,
+            _earlier.c.id < outbox.c.id,
+        ),
+    ),
+    order=(outbox.c.due_at, outbox.c.id),
+)
+STAGES = (PREPARE, INFER, REPORT, DELIVER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The right to complete one row until the lease runs out."""
+
+    id: int
+    token: str
+    attempts: int  # counting this one
+    error: str | None  # how the attempt before it ended, if it said so
+
+
+def claim(
+    tx: Transaction, stage: Stage, *, limit: int, lease_s: float, first: str | None = None
+) -> list[Claim]:
+    """Claim up to `limit` due rows of a stage, the row named by `first` before all others.
+
+    A row that has been tried before is claimed alone: should it be what kills its worker,
+    it takes no innocent row with it.
+    """
+    chosen: list[int] = []
+    if first is not None:
+        chosen = _select(tx, stage, limit=1, extra=stage.key == first)
+    if len(chosen) < limit:
+        untried = stage.table.c.attempts == 0
+        fresh = sa.and_(untried, stage.table.c.id.not_in(chosen)) if chosen else untried
+        chosen += _select(tx, stage, limit=limit - len(chosen), extra=fresh)
+    if not chosen:
+        chosen = _select(tx, stage, limit=1)
+    return _lease(tx, stage, _without_companions_of_the_retried(tx, stage, chosen), lease_s)
+
+
+def claim_for(
+    tx: Transaction, stage: Stage, key: str, *, limit: int, lease_s: float
+) -> list[Claim]:
+    """Claim up to `limit` due rows that share one key, such as a destination."""
+    return _lease(tx, stage, _select(tx, stage, limit=limit, extra=stage.key == key), lease_s)
+
+
+def complete(tx: Transaction, stage: Stage, held: Claim, values: dict[str, Any]) -> None:
+    """Write the outcome of a claimed row and end the lease; raises LeaseLost if it is gone."""
+    outcome = {"lease_token": None, "error": None, "due_at": None} | values
+    _update_held(tx, stage, held, outcome)
+
+
+def release(
+    tx: Transaction, stage: Stage, held: Claim, *, error: str | None, retry_in_s: float
+) -> None:
+    """Give a claimed row back, to be tried again after a while; raises LeaseLost."""
+    due_at = tx.now + timedelta(seconds=retry_in_s)
+    _update_held(tx, stage, held, {"lease_token": None, "error": error, "due_at": due_at})
+
+
+def due_keys(tx: Transaction, stage: Stage, *, limit: int) -> list[str]:
+    """The keys of rows that are due now, the most urgent first, each named once."""
+    query = sa.select(stage.key).where(stage.waiting, stage.table.c.due_at <= tx.now).limit(limit)
+    keys = tx.conn.execute(query.order_by(*stage.order)).scalars()
+    return list(dict.fromkeys(keys))
+
+
+def _select(
+    tx: Transaction, stage: Stage, *, limit: int, extra: sa.ColumnElement[bool] | None = None
+) -> list[int]:
+    query = sa.select(stage.table.c.id).where(stage.waiting, stage.table.c.due_at <= tx.now)
+    if extra is not None:
+        query = query.where(extra)
+    query = query.order_by(*stage.order).limit(limit)
+    query = query.with_for_update(skip_locked=True, of=stage.table)  # SQLite leaves this out
+    return list(tx.conn.execute(query).scalars())
+
+
+def _without_companions_of_the_retried(
+    tx: Transaction, stage: Stage, ids: Sequence[int]
+) -> list[int]:
+    if len(ids) < 2:  # noqa: PLR2004
+        return list(ids)
+    attempts = sa.select(stage.table.c.attempts).where(stage.table.c.id == ids[0])
+    return list(ids) if tx.conn.execute(attempts).scalar_one() == 0 else [ids[0]]
+
+
+def _lease(tx: Transaction, stage: Stage, ids: Sequence[int], lease_s: float) -> list[Claim]:
+    if not ids:
+        return []
+    table = stage.table
+    token = secrets.token_hex(16)
+    update = (
+        sa.update(table)
+        .where(table.c.id.in_(ids))
+        .values(
+            attempts=table.c.attempts + 1,
+            lease_token=token,
+            due_at=tx.now + timedelta(seconds=lease_s),
+        )
+        .returning(table.c.id, table.c.attempts, table.c.error)
+    )
+    claims = {
+        row.id: Claim(id=row.id, token=token, attempts=row.attempts, error=row.error)
+        for row in tx.conn.execute(update)
+    }
+    return [claims[id_] for id_ in ids]
+
+
+def _update_held(tx: Transaction, stage: Stage, held: Claim, values: dict[str, Any]) -> None:
+    table = stage.table
+    update = (
+        sa.update(table)
+        .where(table.c.id == held.id, table.c.lease_token == held.token)
+        .values(values)
+    )
+    if tx.conn.execute(update).rowcount != 1:
+        raise LeaseLost(f"{stage.name}: the lease on row {held.id} is over")

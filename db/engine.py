@@ -1,0 +1,111 @@
+"""Connections and transactions, on SQLite and PostgreSQL alike."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+SQLITE_BUSY_TIMEOUT_S = 20
+POSTGRESQL_CONNECT_TIMEOUT_S = 5
+POSTGRESQL_STATEMENT_TIMEOUT_S = 60
+
+Clock = Callable[[Connection], datetime]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """An open transaction and the time it began by the database's clock (UTC)."""
+
+    conn: Connection
+    now: datetime
+
+
+class Database:
+    """One engine of one process: make it after a fork, never before.
+
+    `clock` replaces the database's clock in tests of long outages.
+    """
+
+    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+        self.engine = _make_engine(url)
+        self._clock = clock or _database_clock
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def begin(self) -> Iterator[Transaction]:
+        """A transaction that writes; on SQLite it takes the write lock at once."""
+        with self.engine.connect() as conn, conn.begin():
+            yield Transaction(conn=conn, now=self._clock(conn))
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A transaction that only reads and never waits for a writer."""
+        with self.engine.connect() as conn:
+            reader = conn.execution_options(read_only=True)
+            with reader.begin():
+                yield Transaction(conn=reader, now=self._clock(reader))
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def _database_clock(conn: Connection) -> datetime:
+    if conn.dialect.name == "sqlite":  # SQLite's clock is this host's
+        return datetime.now(UTC)
+    now: datetime = conn.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return now.astimezone(UTC)
+
+
+def _make_engine(url: str) -> Engine:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _make_sqlite_engine(parsed)
+    parsed = parsed.set(drivername="postgresql+psycopg")
+    options = (
+        f"-c synchronous_commit=on -c statement_timeout={POSTGRESQL_STATEMENT_TIMEOUT_S * 1000}"
+    )
+    return sa.create_engine(
+        parsed,
+        pool_pre_ping=True,
+        pool_size=4,
+        max_overflow=28,
+        pool_timeout=5,
+        connect_args={"connect_timeout": POSTGRESQL_CONNECT_TIMEOUT_S, "options": options},
+    )
+
+
+def _make_sqlite_engine(url: sa.URL) -> Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(
+        url,
+        pool_size=4,
+        max_overflow=28,
+        pool_timeout=SQLITE_BUSY_TIMEOUT_S,
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def set_pragmas(dbapi_connection: Any, _record: Any) -> None:
+        dbapi_connection.isolation_level = None  # sqlite3 must not begin on its own
+        cursor = dbapi_connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(conn: Connection) -> None:
+        reads = conn.get_execution_options().get("read_only", False)
+        # A deferred writer that finds the lock taken fails at once instead of waiting.
+        conn.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine

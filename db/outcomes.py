@@ -1,0 +1,136 @@
+"""What the prepare and infer stages write: the outcome of one instance."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.claims import INFER, PREPARE, Claim, Stage, complete
+from db.engine import Transaction
+from db.tables import InstanceState, StudyState, instances, pixels, studies
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPixels:
+    """The model's picture of an instance: uint8, rows x columns, C order."""
+
+    preprocess_version: int
+    rows: int
+    columns: int
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model said of one instance, ready for the database."""
+
+    logit: float
+    raw_probability: float
+    probability: float
+    band: str
+    model_name: str
+    model_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyProgress:
+    """A study after one of its instances has come to its end."""
+
+    study_instance_uid: str
+    pending_count: int
+
+
+def record_prepared(
+    tx: Transaction, held: Claim, picture: StoredPixels, *, intended_use: str
+) -> None:
+    """Store the model's picture and pass the instance on to inference; raises LeaseLost."""
+    outcome = {
+        "state": InstanceState.PREPARED,
+        "intended_use": intended_use,
+        "prepared_at": tx.now,
+        "due_at": tx.now,
+        "attempts": 0,
+    }
+    complete(tx, PREPARE, held, outcome)
+    tx.conn.execute(sa.delete(pixels).where(pixels.c.instance_id == held.id))
+    tx.conn.execute(
+        sa.insert(pixels).values(
+            instance_id=held.id,
+            preprocess_version=picture.preprocess_version,
+            rows=picture.rows,
+            columns=picture.columns,
+            data=picture.data,
+        )
+    )
+
+
+def record_prediction(tx: Transaction, held: Claim, prediction: Prediction) -> StudyProgress | None:
+    """Write a prediction and raise the study's revision; raises LeaseLost."""
+    outcome = {
+        "state": InstanceState.PREDICTED,
+        "reason": None,
+        "logit": prediction.logit,
+        "raw_probability": prediction.raw_probability,
+        "probability": prediction.probability,
+        "band": prediction.band,
+        "model_name": prediction.model_name,
+        "model_version": prediction.model_version,
+        "predicted_at": tx.now,
+    }
+    return _finish(tx, INFER, held, outcome)
+
+
+def record_dismissal(
+    tx: Transaction, stage: Stage, held: Claim, state: InstanceState, reason: str
+) -> StudyProgress | None:
+    """Write that an instance is rejected or failed, and why; raises LeaseLost."""
+    outcome = {
+        "state": state,
+        "reason": reason,
+        "logit": None,
+        "raw_probability": None,
+        "probability": None,
+        "band": None,
+    }
+    return _finish(tx, stage, held, outcome)
+
+
+def stored_pixels(tx: Transaction, instance_ids: list[int]) -> dict[int, StoredPixels]:
+    rows = tx.conn.execute(sa.select(pixels).where(pixels.c.instance_id.in_(instance_ids)))
+    return {
+        row.instance_id: StoredPixels(
+            preprocess_version=row.preprocess_version,
+            rows=row.rows,
+            columns=row.columns,
+            data=row.data,
+        )
+        for row in rows
+    }
+
+
+def _finish(
+    tx: Transaction, stage: Stage, held: Claim, outcome: dict[str, Any]
+) -> StudyProgress | None:
+    complete(tx, stage, held, outcome)
+    tx.conn.execute(sa.delete(pixels).where(pixels.c.instance_id == held.id))
+    study_id = sa.select(instances.c.study_id).where(instances.c.id == held.id)
+    update = (
+        sa.update(studies)
+        .where(studies.c.id == study_id.scalar_subquery())
+        .values(
+            state=sa.case(
+                (studies.c.pending_count > 1, StudyState.ANALYSING.value),
+                else_=StudyState.REPORTING.value,
+            ),
+            revision=studies.c.revision + 1,
+            attempts=0,
+            pending_count=studies.c.pending_count - 1,
+            analysed_count=studies.c.analysed_count
+            + int(outcome["state"] == InstanceState.PREDICTED),
+        )
+        .returning(studies.c.study_instance_uid, studies.c.pending_count)
+    )
+    row = tx.conn.execute(update).one_or_none()
+    if row is None:
+        return None
+    return StudyProgress(study_instance_uid=row.study_instance_uid, pending_count=row.pending_count)

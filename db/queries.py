@@ -1,0 +1,231 @@
+"""What people ask: rows of the public views, one study's timeline, the state of the queues."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.claims import STAGES
+from db.engine import Transaction
+from db.tables import (
+    DeliveryState,
+    StudyState,
+    UtcDateTime,
+    conflicts,
+    instances,
+    outbox,
+    reports,
+    studies,
+)
+
+_TIMES = set(
+    "received_at predicted_at reported_at delivered_at next_attempt_at sent_at committed_at".split()
+)
+
+
+def _view(name: str, columns: str) -> sa.TableClause:
+    typed: list[sa.ColumnClause[Any]] = []
+    for column in columns.split():
+        if column in _TIMES:
+            typed.append(sa.column(column, UtcDateTime))
+        elif column == "study_date":
+            typed.append(sa.column(column, sa.Date))
+        else:
+            typed.append(sa.column(column))
+    return sa.table(name, *typed)
+
+
+study_results = _view(
+    "study_results",
+    """study_instance_uid accession_number patient_id issuer_of_patient_id study_date age_years
+    intended_use probability band model_name model_version state image_count analysed_count
+    received_at reported_at delivered_at sr_sop_instance_uid revision error""",
+)
+instance_results = _view(
+    "instance_results",
+    """sop_instance_uid study_instance_uid state reason view_position ood_score probability
+    raw_probability band model_name model_version received_at predicted_at""",
+)
+deliveries = _view(
+    "deliveries",
+    """study_instance_uid sop_instance_uid kind destination state attempts next_attempt_at
+    sent_at committed_at error""",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFilter:
+    since: datetime | None = None
+    band: str | None = None
+    state: str | None = None
+    accession_number: str | None = None
+    study_instance_uid: str | None = None
+    limit: int = 1000
+
+
+def find_study_results(tx: Transaction, wanted: ResultFilter) -> list[Mapping[str, Any]]:
+    """Rows of `study_results`, the newest first."""
+    view = study_results.c
+    query = sa.select(study_results).order_by(view.received_at.desc()).limit(wanted.limit)
+    if wanted.since is not None:
+        query = query.where(view.received_at >= wanted.since)
+    for column, value in (
+        (view.band, wanted.band),
+        (view.state, wanted.state),
+        (view.accession_number, wanted.accession_number),
+        (view.study_instance_uid, wanted.study_instance_uid),
+    ):
+        if value is not None:
+            query = query.where(column == value)
+    return _rows(tx, query)
+
+
+def find_instance_results(tx: Transaction, study_instance_uid: str) -> list[Mapping[str, Any]]:
+    view = instance_results.c
+    query = sa.select(instance_results).where(view.study_instance_uid == study_instance_uid)
+    return _rows(tx, query.order_by(view.received_at, view.sop_instance_uid))
+
+
+def find_deliveries(tx: Transaction, study_instance_uid: str) -> list[Mapping[str, Any]]:
+    query = sa.select(deliveries).where(deliveries.c.study_instance_uid == study_instance_uid)
+    return _rows(tx, query)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    at: datetime
+    what: str
+    sop_instance_uid: str | None = None
+    detail: str | None = None
+
+
+def timeline(tx: Transaction, study_instance_uid: str) -> list[Event]:
+    """Everything that happened to a study, from its first object to its last delivery."""
+    query = sa.select(studies.c.id).where(studies.c.study_instance_uid == study_instance_uid)
+    study_id = tx.conn.execute(query).scalar_one_or_none()
+    if study_id is None:
+        return []
+    events = [
+        *_instance_events(tx, study_id),
+        *_conflict_events(tx, study_id),
+        *_report_events(tx, study_id),
+    ]
+    return sorted(events, key=lambda event: event.at)
+
+
+def _instance_events(tx: Transaction, study_id: int) -> list[Event]:
+    events = []
+    rows = tx.conn.execute(sa.select(instances).where(instances.c.study_id == study_id))
+    for row in rows:
+        uid = row.sop_instance_uid
+        sender = f"from {row.calling_ae_title}, {row.size_bytes} bytes"
+        events.append(
+            Event(at=row.received_at, what="received", sop_instance_uid=uid, detail=sender)
+        )
+        if row.prepared_at is not None:
+            events.append(Event(at=row.prepared_at, what="prepared", sop_instance_uid=uid))
+        if row.predicted_at is not None and row.probability is not None:
+            said = f"probability {row.probability:.3f}, {row.band}"
+            events.append(
+                Event(at=row.predicted_at, what="predicted", sop_instance_uid=uid, detail=said)
+            )
+        if row.reason is not None or row.error is not None:
+            what = row.state if row.reason else "will be tried again"
+            last = row.prepared_at or row.received_at
+            events.append(
+                Event(at=last, what=what, sop_instance_uid=uid, detail=row.reason or row.error)
+            )
+    return events
+
+
+def _conflict_events(tx: Transaction, study_id: int) -> list[Event]:
+    query = (
+        sa.select(instances.c.sop_instance_uid, conflicts.c.received_at)
+        .join(conflicts, conflicts.c.instance_id == instances.c.id)
+        .where(instances.c.study_id == study_id)
+    )
+    what = "other pixels under the same UID"
+    return [
+        Event(at=row.received_at, what=what, sop_instance_uid=row.sop_instance_uid)
+        for row in tx.conn.execute(query)
+    ]
+
+
+def _report_events(tx: Transaction, study_id: int) -> list[Event]:
+    events = []
+    made = tx.conn.execute(sa.select(reports).where(reports.c.study_id == study_id)).all()
+    uids = {row.id: row.sop_instance_uid for row in made}
+    for row in made:
+        detail = f"revision {row.revision}"
+        uid = row.sop_instance_uid
+        events.append(Event(at=row.created_at, what="report", sop_instance_uid=uid, detail=detail))
+    for row in tx.conn.execute(sa.select(outbox).where(outbox.c.study_id == study_id)):
+        uid = uids[row.report_id]
+        if row.sent_at is not None:
+            events.append(
+                Event(at=row.sent_at, what="sent", sop_instance_uid=uid, detail=row.destination)
+            )
+        elif row.error is not None or row.state == DeliveryState.FAILED:
+            what = "delivery failed" if row.state == DeliveryState.FAILED else "delivery waits"
+            detail = f"{row.destination}: {row.error}"
+            at = row.due_at or row.created_at
+            events.append(Event(at=at, what=what, sop_instance_uid=uid, detail=detail))
+    return events
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageQueue:
+    """Rows that are due for one stage now. `waits_since` is None when there are none."""
+
+    name: str
+    due: int
+    waits_since: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    now: datetime
+    queues: tuple[StageQueue, ...]
+    studies: Mapping[str, int] = field(default_factory=dict)
+    instances: Mapping[str, int] = field(default_factory=dict)
+    deliveries: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def overview(tx: Transaction) -> Overview:
+    """How much waits where, and for how long."""
+    queues = []
+    for stage in STAGES:
+        due_at = stage.table.c.due_at
+        query = sa.select(sa.func.count(), sa.func.min(due_at)).where(
+            stage.waiting, due_at <= tx.now
+        )
+        due, oldest = tx.conn.execute(query).one()
+        queues.append(StageQueue(name=stage.name, due=due, waits_since=oldest))
+    by_destination: dict[str, dict[str, int]] = {}
+    rows = tx.conn.execute(
+        sa.select(outbox.c.destination, outbox.c.state, sa.func.count()).group_by(
+            outbox.c.destination, outbox.c.state
+        )
+    )
+    for destination, state, count in rows:
+        by_destination.setdefault(destination, {})[state] = count
+    return Overview(
+        now=tx.now,
+        queues=tuple(queues),
+        studies=_count_by_state(tx, studies, [state.value for state in StudyState]),
+        instances=_count_by_state(tx, instances, []),
+        deliveries=by_destination,
+    )
+
+
+def _count_by_state(tx: Transaction, table: sa.Table, states: Sequence[str]) -> dict[str, int]:
+    query = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)
+    counts = dict.fromkeys(states, 0)
+    counts.update(dict(tx.conn.execute(query).tuples()))
+    return counts
+
+
+def _rows(tx: Transaction, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
+    return [dict(row) for row in tx.conn.execute(query).mappings()]

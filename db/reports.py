@@ -1,0 +1,176 @@
+"""What the report stage reads and writes: a study as one snapshot, and its report."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.claims import REPORT, Claim, complete
+from db.engine import Transaction
+from db.errors import RevisionChanged
+from db.tables import DeliveryState, StudyState, instances, outbox, reports, studies
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceSnapshot:
+    sop_instance_uid: str
+    spool_name: str
+    is_image: bool
+    state: str
+    reason: str | None
+    intended_use: str | None
+    logit: float | None
+    probability: float | None
+    band: str | None
+    model_name: str | None
+    model_version: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierReport:
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    content_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySnapshot:
+    """A study as it stood at one revision."""
+
+    study_instance_uid: str
+    revision: int
+    backlog: bool
+    instances: tuple[InstanceSnapshot, ...]
+    newest_report: EarlierReport | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """The study's own conclusion, as `study_results` shows it."""
+
+    intended_use: str | None
+    probability: float | None
+    band: str | None
+    model_name: str | None
+    model_version: str | None
+    note: str | None  # shown as the study's error: why there is no probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltReport:
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    predecessor_uid: str | None
+    content_digest: str
+    payload: bytes
+    destinations: tuple[str, ...]  # empty: the report stays in the database
+
+
+def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
+    study = tx.conn.execute(sa.select(studies).where(studies.c.id == study_id)).one()
+    rows = tx.conn.execute(
+        sa.select(instances).where(instances.c.study_id == study_id).order_by(instances.c.id)
+    )
+    newest = tx.conn.execute(
+        sa.select(reports)
+        .where(reports.c.study_id == study_id)
+        .order_by(reports.c.revision.desc())
+        .limit(1)
+    ).one_or_none()
+    return StudySnapshot(
+        study_instance_uid=study.study_instance_uid,
+        revision=study.revision,
+        backlog=study.backlog,
+        instances=tuple(_instance(row) for row in rows),
+        newest_report=None
+        if newest is None
+        else EarlierReport(
+            sop_class_uid=newest.sop_class_uid,
+            sop_instance_uid=newest.sop_instance_uid,
+            series_instance_uid=newest.series_instance_uid,
+            content_digest=newest.content_digest,
+        ),
+    )
+
+
+def record_report(
+    tx: Transaction, held: Claim, revision: int, result: StudyResult, report: BuiltReport | None
+) -> None:
+    """Write a study's result, its report and the report's deliveries, all or nothing.
+
+    report: None where the newest report says all of this already, or nothing needs saying.
+    Raises LeaseLost, or RevisionChanged if the study is no longer at `revision`.
+    """
+    values: dict[str, Any] = {
+        "state": StudyState.REPORTED,
+        "reported_revision": revision,
+        "intended_use": result.intended_use,
+        "probability": result.probability,
+        "band": result.band,
+        "model_name": result.model_name,
+        "model_version": result.model_version,
+        "error": result.note,
+    }
+    if report is not None:
+        values |= {
+            "reported_at": tx.now,
+            "delivered_at": None,
+            "sr_sop_instance_uid": report.sop_instance_uid,
+        }
+    current = sa.select(studies.c.revision).where(studies.c.id == held.id).with_for_update()
+    if tx.conn.execute(current).scalar_one() != revision:
+        raise RevisionChanged(f"report: the study of row {held.id} is past revision {revision}")
+    complete(tx, REPORT, held, values)
+    if report is not None:
+        _insert_report(tx, held.id, revision, report)
+
+
+def _insert_report(tx: Transaction, study_id: int, revision: int, report: BuiltReport) -> None:
+    insert = sa.insert(reports).values(
+        study_id=study_id,
+        revision=revision,
+        sop_class_uid=report.sop_class_uid,
+        sop_instance_uid=report.sop_instance_uid,
+        series_instance_uid=report.series_instance_uid,
+        predecessor_uid=report.predecessor_uid,
+        content_digest=report.content_digest,
+        payload=report.payload,
+        created_at=tx.now,
+    )
+    report_id = tx.conn.execute(insert.returning(reports.c.id)).scalar_one()
+    for destination in report.destinations:
+        tx.conn.execute(
+            sa.insert(outbox).values(
+                study_id=study_id,
+                report_id=report_id,
+                kind="sr",
+                destination=destination,
+                state=DeliveryState.PENDING,
+                created_at=tx.now,
+                due_at=tx.now,
+                attempts=0,
+            )
+        )
+
+
+def record_report_failure(tx: Transaction, held: Claim, error: str) -> None:
+    """Give a study's report up; a later arrival or outcome starts it anew."""
+    complete(tx, REPORT, held, {"state": StudyState.FAILED, "error": error})
+
+
+def _instance(row: sa.Row[Any]) -> InstanceSnapshot:
+    return InstanceSnapshot(
+        sop_instance_uid=row.sop_instance_uid,
+        spool_name=row.spool_name,
+        is_image=row.is_image,
+        state=row.state,
+        reason=row.reason,
+        intended_use=row.intended_use,
+        logit=row.logit,
+        probability=row.probability,
+        band=row.band,
+        model_name=row.model_name,
+        model_version=row.model_version,
+    )

@@ -1,0 +1,208 @@
+"""The tables. The views that people query are in `views`; this layout is internal.
+
+Rows that wait for a worker share four columns (`work_columns`): a row is due when `due_at`
+has passed, and a claim moves `due_at` to the end of its lease, so that an expired lease and
+a scheduled retry are the same thing.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+
+
+class InstanceState(StrEnum):
+    RECEIVED = "received"
+    PREPARED = "prepared"
+    PREDICTED = "predicted"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+class StudyState(StrEnum):
+    RECEIVING = "receiving"
+    ANALYSING = "analysing"
+    REPORTING = "reporting"
+    REPORTED = "reported"
+    FAILED = "failed"
+
+
+class DeliveryState(StrEnum):
+    PENDING = "pending"
+    SENT = "sent"
+    COMMITTED = "committed"
+    FAILED = "failed"
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """An aware UTC datetime; SQLite, which has no time zones, keeps it as UTC."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("times in the database are aware: got a naive datetime")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        aware: datetime = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+        return aware.astimezone(UTC)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts up by itself only in a column declared INTEGER.
+Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Uid = sa.String(64)
+
+
+def work_columns() -> list[sa.Column[Any]]:
+    return [
+        sa.Column("due_at", UtcDateTime),  # null: nothing to do
+        sa.Column("attempts", sa.Integer, nullable=False, default=0),
+        sa.Column("lease_token", sa.String(32)),  # who may complete the row
+        sa.Column("error", sa.Text),  # the last one
+    ]
+
+
+studies = sa.Table(
+    "studies",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("study_instance_uid", Uid, nullable=False, unique=True),
+    sa.Column("accession_number", sa.String(64)),
+    sa.Column("patient_id", sa.String(64)),
+    sa.Column("issuer_of_patient_id", sa.String(64)),
+    sa.Column("study_date", sa.Date),
+    sa.Column("age_years", sa.Float),
+    sa.Column("state", sa.String(16), nullable=False),
+    # Raised by every arrival and every outcome; a report belongs to one revision.
+    sa.Column("revision", sa.Integer, nullable=False, default=0),
+    sa.Column("reported_revision", sa.Integer, nullable=False, default=0),
+    sa.Column("image_count", sa.Integer, nullable=False, default=0),
+    sa.Column("pending_count", sa.Integer, nullable=False, default=0),
+    sa.Column("analysed_count", sa.Integer, nullable=False, default=0),
+    sa.Column("backlog", sa.Boolean, nullable=False, default=False),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("last_arrival_at", UtcDateTime, nullable=False),
+    sa.Column("reported_at", UtcDateTime),
+    sa.Column("delivered_at", UtcDateTime),
+    sa.Column("intended_use", sa.String(16)),
+    sa.Column("probability", sa.Float),
+    sa.Column("band", sa.String(16)),
+    sa.Column("model_name", sa.String(64)),
+    sa.Column("model_version", sa.String(32)),
+    sa.Column("sr_sop_instance_uid", Uid),
+    *work_columns(),
+    sa.Index("ix_studies_backlog_due_at", "backlog", "due_at"),
+    sa.Index("ix_studies_received_at", "received_at"),
+    sa.Index("ix_studies_accession_number", "accession_number"),
+)
+
+instances = sa.Table(
+    "instances",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    # Null: the data set was too broken to tell its study.
+    sa.Column("study_id", Id, sa.ForeignKey("studies.id")),
+    sa.Column("sop_instance_uid", Uid, nullable=False, unique=True),
+    sa.Column("sop_class_uid", Uid, nullable=False),
+    sa.Column("series_instance_uid", Uid),
+    sa.Column("is_image", sa.Boolean, nullable=False),
+    sa.Column("calling_ae_title", sa.String(16), nullable=False),
+    sa.Column("spool_name", sa.String(255), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("backlog", sa.Boolean, nullable=False, default=False),
+    sa.Column("view_position", sa.String(16)),
+    sa.Column("intended_use", sa.String(16)),
+    sa.Column("ood_score", sa.Float),
+    sa.Column("logit", sa.Float),
+    sa.Column("raw_probability", sa.Float),
+    sa.Column("probability", sa.Float),
+    sa.Column("band", sa.String(16)),
+    sa.Column("model_name", sa.String(64)),
+    sa.Column("model_version", sa.String(32)),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("prepared_at", UtcDateTime),
+    sa.Column("predicted_at", UtcDateTime),
+    *work_columns(),
+    sa.Index("ix_instances_study_id", "study_id"),
+    sa.Index("ix_instances_state_backlog_due_at", "state", "backlog", "due_at"),
+    sa.Index("ix_instances_spool_name", "spool_name"),
+)
+
+# The model's pictures while they wait for it; deleted once they are predicted.
+pixels = sa.Table(
+    "pixels",
+    metadata,
+    sa.Column("instance_id", Id, sa.ForeignKey("instances.id"), primary_key=True),
+    sa.Column("preprocess_version", sa.Integer, nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("columns", sa.Integer, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),  # uint8, rows x columns
+)
+
+# Files that came under a SOP Instance UID that was taken by other pixels: kept, never analysed.
+conflicts = sa.Table(
+    "conflicts",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("instance_id", Id, sa.ForeignKey("instances.id"), nullable=False),
+    sa.Column("calling_ae_title", sa.String(16), nullable=False),
+    sa.Column("spool_name", sa.String(255), nullable=False),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Index("ix_conflicts_instance_id", "instance_id"),
+    sa.Index("ix_conflicts_spool_name", "spool_name"),
+)
+
+reports = sa.Table(
+    "reports",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("study_id", Id, sa.ForeignKey("studies.id"), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("sop_class_uid", Uid, nullable=False),
+    sa.Column("sop_instance_uid", Uid, nullable=False, unique=True),
+    sa.Column("series_instance_uid", Uid, nullable=False),
+    sa.Column("predecessor_uid", Uid),
+    # Over everything that shows in the report: equal digests need no new report.
+    sa.Column("content_digest", sa.String(64), nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),  # the Part 10 file, as it is sent
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("study_id", "revision"),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("study_id", Id, sa.ForeignKey("studies.id"), nullable=False),
+    sa.Column("report_id", Id, sa.ForeignKey("reports.id"), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("destination", sa.String(255), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("sent_at", UtcDateTime),
+    sa.Column("committed_at", UtcDateTime),
+    *work_columns(),
+    sa.UniqueConstraint("report_id", "destination"),
+    sa.Index("ix_outbox_state_destination_due_at", "state", "destination", "due_at"),
+    sa.Index("ix_outbox_study_id", "study_id"),
+)
