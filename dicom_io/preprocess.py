@@ -6,14 +6,26 @@ to a square, so CLAHE comes after the resize: it is the one order in which a
 full-resolution radiograph and its small copy become the same picture.
 """
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from dicom_io import codestream
+from dicom_io.errors import UnreadableDicom, UnsupportedPixels
+from dicom_io.pixels import PIXELS_MAX, colour_to_grey, is_colour, stored_values
+from dicom_io.read import read_dataset
+from dicom_io.voi import to_grey
 
 VERSION = 1  # a bundle made with another version is refused when it is loaded
 SIZE = 224  # rows and columns
 CLAHE_CLIP_LIMIT = 2.0
 CLAHE_TILES = 8  # per side
+
+_PREAMBLE_BYTES = 128
+_DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 
 
 def parameters() -> dict[str, int | float | str]:
@@ -41,3 +53,47 @@ def from_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     clahe = cv2.createCLAHE(clipLimit=CLAHE_CLIP_LIMIT, tileGridSize=(CLAHE_TILES, CLAHE_TILES))
     equalised = clahe.apply(small)
     return np.ascontiguousarray(equalised, dtype=np.uint8)
+
+
+def grey_of(ds: Dataset) -> NDArray[np.uint8]:
+    """Develop a DICOM image as its header says: decode, modality LUT, VOI LUT, MONOCHROME1.
+
+    Returns uint8, (rows, columns), bone bright, at the image's own size. Pixel aspect ratio plays
+    no part: the model's picture is squashed to a square whatever the sides are.
+    Raises NoPixels, UnsupportedPixels ("constant image" among others), UnreadableDicom.
+    """
+    grey = colour_to_grey(ds) if is_colour(ds) else to_grey(stored_values(ds), ds)
+    darkest, brightest, _, _ = cv2.minMaxLoc(grey)
+    if darkest == brightest:
+        raise UnsupportedPixels("constant image")
+    return grey
+
+
+def from_dataset(ds: Dataset) -> NDArray[np.uint8]:
+    """Turn a DICOM image into the model's picture: uint8, (224, 224). Raises as `grey_of`."""
+    return from_grey(grey_of(ds))
+
+
+def grey_from_file(path: Path) -> NDArray[np.uint8]:
+    """Read a DICOM, JPEG or PNG file as uint8, (rows, columns). Raises DicomError."""
+    with path.open("rb") as file:
+        head = file.read(_PREAMBLE_BYTES + 4)
+    if head[_PREAMBLE_BYTES:] == b"DICM":
+        return grey_of(read_dataset(path))
+    if path.suffix.lower() in _DICOM_SUFFIXES:
+        return grey_of(read_dataset(path, force=True))
+    encoded = path.read_bytes()
+    size = codestream.size_of(encoded)
+    if size is None:
+        raise UnreadableDicom("not a DICOM, JPEG or PNG file")
+    if size[0] * size[1] > PIXELS_MAX:
+        raise UnsupportedPixels(f"too large ({size[1]}x{size[0]})")
+    grey = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if grey is None:
+        raise UnreadableDicom("the picture cannot be decoded")
+    return np.asarray(grey, np.uint8)
+
+
+def from_file(path: Path) -> NDArray[np.uint8]:
+    """Turn a DICOM, JPEG or PNG file into the model's picture: uint8, (224, 224)."""
+    return from_grey(grey_from_file(path))

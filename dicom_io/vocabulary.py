@@ -28,14 +28,14 @@ OTHER_PART_WORDS = {
 LATERAL_WORDS = _set("""
     lat lateral laterale latéral latérale lateralis laterolateral seitlich seitl profil perfil ll rl
 """)
-FRONTAL_WORDS = _set("pa ap frontal anteroposterior posteroanterior dorsoventral")
+FRONTAL_WORDS = _set("pa ap frontal face anteroposterior posteroanterior dorsoventral")
 OBLIQUE_WORDS = _set("oblique obl schräg rao lao rpo lpo rlo llo")
 DECUBITUS_WORDS = _set("decubitus decub rld lld")
 
 # SNOMED CT, and the SNOMED RT values of older objects; the values do not collide.
 CHEST_CODES = _set("816094009 51185008 39607008 43799004 T-D3000 T-28000")
-FRONTAL_CODES = _set("399348003 272479007 399033003 R-10206 R-10214 R-10202")
+FRONTAL_CODES = _set("399348003 272479007 399033003 R-10206 R-10214 R-40888 R-10202")
 LATERAL_CODES = _set("""
     399067008 399173006 399198007 30730003 399352003 399260004
-    R-10228 R-10236 R-10232 R-10224
+    R-102CD R-10228 R-10236 R-10232 R-10224 G-A145
 """)
