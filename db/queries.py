@@ -20,9 +20,15 @@ from db.tables import (
     studies,
 )
 
-_TIMES = set(
-    "received_at predicted_at reported_at delivered_at next_attempt_at sent_at committed_at".split()
-)
+_TIMES = {
+    "received_at",
+    "predicted_at",
+    "reported_at",
+    "delivered_at",
+    "next_attempt_at",
+    "sent_at",
+    "committed_at",
+}
 
 
 def _view(name: str, columns: str) -> sa.TableClause:
@@ -223,7 +229,8 @@ def overview(tx: Transaction) -> Overview:
 def _count_by_state(tx: Transaction, table: sa.Table, states: Sequence[str]) -> dict[str, int]:
     query = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)
     counts = dict.fromkeys(states, 0)
-    counts.update(dict(tx.conn.execute(query).tuples()))
+    for state, count in tx.conn.execute(query):
+        counts[state] = count
     return counts
 
 

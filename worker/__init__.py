@@ -1,0 +1,1 @@
+"""The running system: listener, workers, deliveries and the commands that people type."""

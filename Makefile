@@ -1,0 +1,39 @@
+# make demo: the whole way of one image, everything embedded.   make test: every test.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/installed
+
+.PHONY: demo test check bench peers lock clean
+
+demo: $(SETUP)
+	@$(BIN)/python -m worker.demo
+
+test: $(SETUP)
+	$(BIN)/python -m pytest
+
+# ruff and mypy: what a change must pass before anything is run.
+check: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_structure.py tests/test_docs.py
+
+# The tests against real peers (Orthanc, DCMTK, validators) alone; they skip what is not installed.
+peers: $(SETUP)
+	$(BIN)/python -m pytest -m peers -rs
+
+# Timings beside peers, to the terminal and var/bench.json.
+bench: $(SETUP)
+	$(BIN)/python -m tests.bench
+
+# Pin every dependency anew; names no registry.
+lock: $(SETUP)
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \
+		--python-version 3.11 --extra cpu --extra train --extra demo --group dev \
+		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+
+$(SETUP): requirements.lock pyproject.toml deploy/setup_venv.py
+	@$(PYTHON) deploy/setup_venv.py .venv
+
+clean:
+	rm -rf .venv .venv.lock var .mypy_cache .ruff_cache .pytest_cache .hypothesis

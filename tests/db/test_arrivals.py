@@ -1,0 +1,89 @@
+import sqlalchemy as sa
+
+from db import arrivals, reports
+from db.arrivals import ArrivalOutcome
+from db.engine import Database
+from db.tables import InstanceState, conflicts, instances, studies
+from tests.support import rows
+
+
+def _study(database: Database) -> sa.Row[tuple[object, ...]]:
+    with database.read() as tx:
+        return tx.conn.execute(sa.select(studies)).one()
+
+
+def test_an_arrival_raises_the_revision_and_starts_the_settle_time(database: Database) -> None:
+    assert rows.arrive(database, "1.1", settle_s=30) is ArrivalOutcome.NEW
+    first = _study(database)
+    assert (first.revision, first.image_count, first.pending_count) == (1, 1, 1)
+    assert (first.due_at - first.last_arrival_at).total_seconds() == 30
+    rows.arrive(database, "1.2", settle_s=30)
+    second = _study(database)
+    assert (second.revision, second.image_count, second.pending_count) == (2, 2, 2)
+    assert second.due_at >= first.due_at
+
+
+def test_a_duplicate_changes_nothing(database: Database) -> None:
+    rows.arrive(database, "1.1")
+    before = _study(database)
+    assert rows.arrive(database, "1.1", spool_name="files/other.dcm") is ArrivalOutcome.KNOWN
+    assert _study(database) == before
+
+
+def test_an_object_that_is_no_image_is_recorded_and_not_pending(database: Database) -> None:
+    state = InstanceState.REJECTED
+    rows.arrive(database, "1.1", is_image=False, state=state, reason="not an image")
+    study = _study(database)
+    assert (study.image_count, study.pending_count) == (0, 0)
+
+
+def test_an_object_without_a_study_keeps_its_row(database: Database) -> None:
+    with database.begin() as tx:
+        broken = rows.arrival("1.1", is_image=False, state=InstanceState.FAILED, reason="broken")
+        broken = arrivals.Arrival(**{**vars(broken), "study": None})
+        arrivals.record_arrival(tx, broken, settle_s=0, max_age_days=7)
+    with database.read() as tx:
+        row = tx.conn.execute(sa.select(instances)).one()
+    assert (row.study_id, row.state, row.reason) == (None, "failed", "broken")
+
+
+def test_a_corrected_header_is_analysed_anew_under_a_new_revision(database: Database) -> None:
+    rows.arrive(database, "1.1")
+    rows.prepare(database, "1.1")
+    rows.predict(database, "1.1")
+    rows.report(database, "2.25.1", "A@host:1")
+    before = _study(database)
+    corrected = rows.arrival("1.1", spool_name="files/corrected.dcm")
+    with database.begin() as tx:
+        assert arrivals.replace_header(tx, corrected, settle_s=0)
+    after = _study(database)
+    assert after.revision == before.revision + 1
+    assert (after.pending_count, after.analysed_count, after.image_count) == (1, 0, 1)
+    rows.prepare(database, "1.1")
+    rows.predict(database, "1.1")
+    held, revision = rows.claim_report(database)
+    with database.begin() as tx:
+        snapshot = reports.snapshot(tx, held.id)
+    assert snapshot.revision == revision
+    assert snapshot.instances[0].spool_name == "files/corrected.dcm"
+    assert snapshot.newest_report is not None
+    assert snapshot.newest_report.sop_instance_uid == "2.25.1"
+
+
+def test_a_header_that_names_another_study_replaces_nothing(database: Database) -> None:
+    rows.arrive(database, "1.1", study="1.2.3")
+    elsewhere = rows.arrival("1.1", study="4.5.6")
+    with database.begin() as tx:
+        assert not arrivals.replace_header(tx, elsewhere, settle_s=0)
+
+
+def test_other_pixels_are_kept_beside_the_first(database: Database) -> None:
+    rows.arrive(database, "1.1")
+    with database.begin() as tx:
+        arrivals.record_conflict(tx, rows.arrival("1.1", spool_name="files/second.dcm"))
+    with database.read() as tx:
+        names = ["files/1.1.dcm", "files/second.dcm", "files/orphan.dcm"]
+        assert arrivals.unknown_spool_names(tx, names) == {"files/orphan.dcm"}
+        assert tx.conn.execute(sa.select(conflicts.c.spool_name)).scalars().all() == [
+            "files/second.dcm"
+        ]

@@ -1,0 +1,32 @@
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from db import queries, schema
+from db.engine import Database
+from db.errors import SchemaMismatch
+from db.tables import metadata
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_code(database: Database) -> None:
+    with database.read() as tx:
+        context = MigrationContext.configure(tx.conn, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_an_empty_database_is_refused_until_it_is_upgraded(database_url: str) -> None:
+    database = Database(database_url)
+    with pytest.raises(SchemaMismatch, match="cxr-worker db upgrade"):
+        schema.require_current(database)
+    schema.upgrade(database)
+    schema.require_current(database)
+    assert schema.upgrade(database) == schema.wanted_version()
+    database.dispose()
+
+
+def test_the_views_have_the_columns_that_the_queries_name(database: Database) -> None:
+    with database.read() as tx:
+        for view in (queries.study_results, queries.instance_results, queries.deliveries):
+            found = tx.conn.execute(sa.text(f"SELECT * FROM {view.name}")).keys()
+            assert list(found) == [column.name for column in view.columns]

@@ -1,0 +1,118 @@
+"""Commands of the administrator: check, db."""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+
+import click
+import sqlalchemy.exc
+
+from db import schema
+from db.engine import Database
+from db.errors import DatabaseError
+from worker.errors import WorkerError
+from worker.settings import Settings
+
+
+@click.command()
+def check() -> None:
+    """Check settings, home, database, broker, model and every destination (C-ECHO)."""
+    settings = Settings.from_env()  # reports every bad setting at once
+    click.echo("ok      settings")
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("home folder", lambda: _home(settings)),
+        ("database", lambda: _database(settings)),
+        ("broker", lambda: _broker(settings)),
+        ("model", lambda: _model(settings)),
+    ]
+    checks += [
+        (f"destination {destination}", partial(_echo, settings, destination))
+        for destination in settings.destinations
+    ]
+    failed = 0
+    for name, probe in checks:
+        try:
+            click.echo(f"ok      {name}: {probe()}")
+        except _Failed as failure:
+            failed += 1
+            click.echo(f"FAILED  {name}: {failure}", err=True)
+    sys.exit(1 if failed else 0)
+
+
+class _Failed(Exception):
+    pass
+
+
+def _home(settings: Settings) -> str:
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.home):
+            return str(settings.home)
+    except OSError as error:
+        raise _Failed(f"cannot write to {settings.home}: {error.strerror}") from error
+
+
+def _database(settings: Settings) -> str:
+    try:
+        database = Database(settings.database)
+        schema.require_current(database)
+        return f"schema {schema.wanted_version()}"
+    except (DatabaseError, OSError) as error:
+        raise _Failed(str(error)) from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise _Failed(f"not reachable ({type(error).__name__})") from error
+
+
+def _broker(settings: Settings) -> str:
+    import redis
+    from kombu.exceptions import OperationalError
+
+    from worker.celery_app import make_app
+    from worker.reconcile import queue_lengths
+
+    try:
+        lengths = queue_lengths(make_app(settings.broker, publish_only=True))
+    except (redis.RedisError, OperationalError, OSError) as error:
+        hint = "" if settings.broker_url.get_secret_value() else "; `cxr-worker up` starts it"
+        raise _Failed(f"not reachable ({type(error).__name__}){hint}") from error
+    return ", ".join(f"{count} messages in {queue}" for queue, count in sorted(lengths.items()))
+
+
+def _model(settings: Settings) -> str:
+    from model.errors import ModelError
+    from worker.services import make_interpreter, open_bundle
+
+    try:
+        bundle = open_bundle(settings)
+        make_interpreter(settings, bundle)
+    except ModelError as error:
+        raise _Failed(str(error)) from error
+    return f"{bundle.name} {bundle.version}"
+
+
+def _echo(settings: Settings, destination: "object") -> str:
+    from dicom_io import scu
+    from dicom_io.errors import DestinationUnavailable
+
+    try:
+        scu.echo(destination, calling_ae_title=settings.ae_title)
+    except DestinationUnavailable as error:
+        raise _Failed(str(error)) from error
+    return "answers C-ECHO"
+
+
+@click.group()
+def db() -> None:
+    """Migrations."""
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the database to this version's schema."""
+    settings = Settings.from_env()
+    try:
+        version = schema.upgrade(Database(settings.database))
+    except sqlalchemy.exc.OperationalError as error:
+        raise WorkerError("the database cannot be reached: see CXR_DATABASE_URL") from error
+    click.echo(f"database at schema {version}")

@@ -1,0 +1,76 @@
+"""The command predict: images without a PACS."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dicom_io import eligibility, preprocess
+from dicom_io.errors import DicomError
+from dicom_io.read import header_of, is_dicom, read_dataset
+from model.bands import Interpreter
+from model.predict import Predictor
+from worker.services import make_interpreter, open_bundle
+from worker.settings import Settings
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def predict(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Predict images: DICOM, JPEG or PNG, one by one."""
+    settings = Settings.from_env()
+    bundle = open_bundle(settings)
+    predictor = Predictor(bundle)
+    interpreter = make_interpreter(settings, bundle)
+    identity = {"model_name": bundle.name, "model_version": bundle.version}
+    failed = 0
+    for path in paths:
+        outcome = _predict_one(path, predictor, interpreter) | identity
+        failed += outcome["state"] != "predicted"
+        if as_json:
+            click.echo(json.dumps(outcome))
+        elif outcome["state"] == "predicted":
+            click.echo(
+                f"{path}: Pred: {outcome['prediction']} | "
+                f"Confidence: {outcome['confidence']:.2f} | Band: {outcome['band']}"
+            )
+        if outcome["state"] != "predicted":
+            click.echo(f"{path}: {outcome['state']}: {outcome['reason']}", err=True)
+    sys.exit(1 if failed else 0)
+
+
+def _predict_one(path: Path, predictor: Predictor, interpreter: Interpreter) -> dict[str, Any]:
+    outcome: dict[str, Any] = {
+        "path": str(path),
+        "sop_instance_uid": None,
+        "state": "failed",
+        "reason": None,
+        "probability": None,
+        "raw_probability": None,
+        "prediction": None,
+        "band": None,
+    }
+    try:
+        if is_dicom(path):
+            ds = read_dataset(path)
+            outcome["sop_instance_uid"] = header_of(ds).sop_instance_uid
+            if reason := eligibility.reason_to_reject(ds):
+                return outcome | {"state": "rejected", "reason": reason}
+            picture = preprocess.from_dataset(ds)
+        else:
+            picture = preprocess.from_file(path)
+    except DicomError as error:
+        return outcome | {"reason": str(error)}
+    prediction = interpreter.interpret(float(predictor.logits(picture[None])[0]))
+    p = prediction.raw_probability
+    return outcome | {
+        "state": "predicted",
+        "probability": prediction.probability,
+        "raw_probability": p,
+        "prediction": prediction.balanced,
+        "confidence": p if prediction.balanced == "PNEUMONIA" else 1 - p,
+        "band": prediction.band,
+    }

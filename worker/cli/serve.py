@@ -1,0 +1,62 @@
+"""Commands that run until they are stopped: up, listen, work."""
+
+import sys
+
+import click
+
+from worker import log
+from worker.settings import Settings
+
+_concurrency = click.option(
+    "--concurrency",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Processes that prepare, report and deliver.",
+)
+
+
+def _configured() -> Settings:
+    settings = Settings.from_env()
+    log.configure(settings.log_level, settings.log_format)
+    return settings
+
+
+@click.command()
+@_concurrency
+def up(concurrency: int) -> None:
+    """Run everything on this machine: listener, workers, embedded broker, SQLite."""
+    from worker import up as up_
+
+    sys.exit(up_.run(_configured(), dicom_concurrency=concurrency))
+
+
+@click.command()
+def listen() -> None:
+    """Run the listener: receive objects by C-STORE."""
+    from worker import listener
+    from worker.errors import WorkerError
+    from worker.supervisor import stop_event
+
+    settings = _configured()
+    try:
+        listener.run(settings, stop_event())
+    except OSError as error:
+        where = f"{settings.bind}:{settings.dicom_port}"
+        raise WorkerError(
+            f"cannot listen on {where}: {error.strerror}; set CXR_BIND and CXR_DICOM_PORT to an "
+            "address of this machine and a free port"
+        ) from error
+
+
+@click.command()
+@click.option("--role", type=click.Choice(["dicom", "inference"]), required=True)
+@_concurrency
+def work(role: str, concurrency: int) -> None:
+    """Run a worker: dicom (prepare, report, deliver) or inference (TensorFlow)."""
+    from worker import roles
+
+    settings = _configured()
+    if role == "dicom":
+        sys.exit(roles.run_dicom(settings, concurrency))
+    sys.exit(roles.run_inference(settings))

@@ -1,0 +1,52 @@
+"""The home folder: where each thing lies in it, and who has it locked."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from worker.errors import WorkerError
+
+
+def spool_folder(home: Path) -> Path:
+    return home / "spool"
+
+
+@contextmanager
+def lock(home: Path, role: str) -> Iterator[None]:
+    """Hold the home for one role; WorkerError if another process holds it.
+
+    The lock ends with the process, however that ends.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / f"{role}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = path.read_text().strip() or "another process"
+            raise WorkerError(
+                f"{home} is in use by another `{role}` (process {owner}): "
+                "stop that one, or set CXR_HOME_DIR to another folder"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def publish_port(home: Path, port: int) -> None:
+    """Say which port the listener got, for who asked for any free one (DICOM_PORT=0)."""
+    temporary = home / "listener.port.new"
+    temporary.write_text(str(port))
+    temporary.replace(home / "listener.port")
+
+
+def published_port(home: Path) -> int | None:
+    try:
+        return int((home / "listener.port").read_text())
+    except (FileNotFoundError, ValueError):
+        return None

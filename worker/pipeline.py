@@ -1,0 +1,185 @@
+"""The stages prepare and infer: from a stored file to a band. Report and deliver: see there.
+
+Each function works on rows that it claims itself, so that a wake-up is only a hint: the named
+row comes first, then whatever else is due, for a bounded time. A stage may be cut off at any
+instruction; the row's lease then ends and another worker starts it again.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from db import outcomes
+from db.claims import INFER, PREPARE, Claim, Stage, claim, release
+from db.errors import LeaseLost
+from db.outcomes import StoredPixels, StudyProgress
+from db.tables import InstanceState, instances
+from dicom_io import eligibility, preprocess
+from dicom_io.errors import DicomError, NoPixels
+from dicom_io.read import header_of, read_dataset
+from model.predict import Predictor
+from worker import log
+from worker.celery_app import TASK_TIME_LIMIT_S
+from worker.services import Services
+
+ATTEMPTS_MAX = 3
+LEASE_S = 20.0  # a row of a killed worker waits as long; its work takes a second or two
+DRAIN_S = 5.0  # how long one wake-up goes on with other due rows
+assert DRAIN_S + LEASE_S < TASK_TIME_LIMIT_S
+RETRY_AFTER_S = 5.0
+BATCH_MAX = 32
+
+_log = log.get("pipeline")
+
+
+def prepare(services: Services, sop_instance_uid: str | None) -> int:
+    """Turn due instances into the model's pictures; returns how many."""
+    return drain(services, PREPARE, sop_instance_uid, 1, lambda held: _prepare(services, held[0]))
+
+
+def infer(services: Services, predictor: Predictor, sop_instance_uid: str | None) -> int:
+    """Predict due instances, as many at once as wait; returns how many."""
+    return drain(
+        services,
+        INFER,
+        sop_instance_uid,
+        BATCH_MAX,
+        lambda held: _infer(services, predictor, held),
+    )
+
+
+def drain(
+    services: Services,
+    stage: Stage,
+    first: str | None,
+    limit: int,
+    work: Callable[[list[Claim]], None],
+) -> int:
+    """Claim and work until nothing is due or DRAIN_S is over; the next wake-up goes on."""
+    deadline = time.monotonic() + DRAIN_S
+    done = 0
+    while True:
+        with services.database.begin() as tx:
+            held = claim(tx, stage, limit=limit, lease_s=LEASE_S, first=first)
+        if not held:
+            return done
+        try:
+            work(held)
+        except LeaseLost as lost:
+            _log.warning("%s", lost)
+        done += len(held)
+        first = None
+        if time.monotonic() > deadline:
+            services.notify(stage.name, "")
+            return done
+
+
+def is_poison(held: Claim) -> bool:
+    return held.attempts > ATTEMPTS_MAX
+
+
+def poison_reason(held: Claim) -> str:
+    last = held.error or "the worker ended without a word"
+    return f"given up after {ATTEMPTS_MAX} attempts; the last: {last}"
+
+
+def _prepare(services: Services, held: Claim) -> None:
+    if is_poison(held):
+        _dismiss(services, PREPARE, held, InstanceState.FAILED, poison_reason(held))
+        return
+    with services.database.read() as tx:
+        query = sa.select(instances.c.spool_name, instances.c.sop_instance_uid)
+        row = tx.conn.execute(query.where(instances.c.id == held.id)).one()
+    try:
+        ds = read_dataset(services.spool.path(row.spool_name))
+        reason = eligibility.reason_to_reject(ds)
+        picture = None if reason else preprocess.from_dataset(ds)
+        age_years = header_of(ds).age_years
+    except NoPixels as error:
+        _dismiss(services, PREPARE, held, InstanceState.REJECTED, str(error))
+        return
+    except DicomError as error:  # the file will be no better next time
+        _dismiss(services, PREPARE, held, InstanceState.FAILED, str(error))
+        return
+    except (OSError, MemoryError) as error:
+        _retry(services, PREPARE, held, error)
+        return
+    if picture is None:
+        _dismiss(services, PREPARE, held, InstanceState.REJECTED, reason or "")
+        return
+    use = services.bundle.intended_use
+    intended = eligibility.intended_use(age_years, use.min_age_years, use.max_age_years)
+    stored = StoredPixels(
+        preprocess_version=preprocess.VERSION,
+        rows=picture.shape[0],
+        columns=picture.shape[1],
+        data=picture.tobytes(),
+    )
+    with services.database.begin() as tx:
+        outcomes.record_prepared(tx, held, stored, intended_use=intended)
+    services.notify("infer", row.sop_instance_uid)
+
+
+def _infer(services: Services, predictor: Predictor, claims: list[Claim]) -> None:
+    for held in claims:
+        if is_poison(held):
+            _dismiss(services, INFER, held, InstanceState.FAILED, poison_reason(held))
+    claims = [held for held in claims if not is_poison(held)]
+    with services.database.read() as tx:
+        stored = outcomes.stored_pixels(tx, [held.id for held in claims])
+    version = services.bundle.preprocess_version
+    usable = {id_: it for id_, it in stored.items() if it.preprocess_version == version}
+    for held in claims:
+        if held.id not in usable:  # prepared before an upgrade
+            with services.database.begin() as tx:
+                outcomes.prepare_again(tx, held)
+    ready = [held for held in claims if held.id in usable]
+    if not ready:
+        return
+    batch = np.stack([_picture(usable[held.id]) for held in ready])
+    logits = predictor.logits(batch)
+    for held, logit in zip(ready, logits, strict=True):
+        prediction = services.interpreter.interpret(float(logit))
+        row = outcomes.Prediction(
+            logit=prediction.logit,
+            raw_probability=prediction.raw_probability,
+            probability=prediction.probability,
+            band=prediction.band,
+            model_name=services.bundle.name,
+            model_version=services.bundle.version,
+        )
+        try:
+            with services.database.begin() as tx:
+                progress = outcomes.record_prediction(tx, held, row)
+        except LeaseLost as lost:  # the others of the batch are still ours
+            _log.warning("%s", lost)
+            continue
+        _report_if_complete(services, progress)
+
+
+def _picture(stored: StoredPixels) -> NDArray[np.uint8]:
+    return np.frombuffer(stored.data, np.uint8).reshape(stored.rows, stored.columns)
+
+
+def _dismiss(
+    services: Services, stage: Stage, held: Claim, state: InstanceState, reason: str
+) -> None:
+    with services.database.begin() as tx:
+        progress = outcomes.record_dismissal(tx, stage, held, state, reason)
+    _report_if_complete(services, progress)
+
+
+def _retry(services: Services, stage: Stage, held: Claim, error: Exception) -> None:
+    _log.warning("%s: attempt %s failed: %s", stage.name, held.attempts, type(error).__name__)
+    wait_s = RETRY_AFTER_S * 2 ** (held.attempts - 1)
+    with services.database.begin() as tx:
+        release(tx, stage, held, error=type(error).__name__, retry_in_s=wait_s)
+
+
+def _report_if_complete(services: Services, progress: StudyProgress | None) -> None:
+    """A study whose settle time is over already need not wait for the reconciler."""
+    if progress is not None and progress.pending_count == 0:
+        services.notify("report", progress.study_instance_uid)

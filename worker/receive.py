@@ -1,0 +1,213 @@
+"""From a received file to a durable row: what must be done before a sender hears Success."""
+
+import sqlite3
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy.exc
+
+from db import arrivals
+from db.arrivals import Arrival, ArrivalOutcome, StudyHeader
+from db.engine import Database
+from db.tables import InstanceState
+from dicom_io import same
+from dicom_io.eligibility import is_image_class
+from dicom_io.errors import UnreadableDicom
+from dicom_io.read import Header, read_header
+from worker import log
+from worker.notify import Notify
+from worker.spool import Spool
+
+SUCCESS = 0x0000
+OUT_OF_RESOURCES = 0xA700  # PS3.4 B.2.3: the sender may try again later
+DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+_log = log.get("receive")
+_DATABASE_DOWN = (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError, sqlite3.Error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the C-STORE request itself says, before the data set is read."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    calling_ae_title: str
+
+
+class Receiver:
+    """Stores what peers send. One per listener process; safe to use from many threads."""
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        database: Database,
+        notify: Notify,
+        settle_s: float,
+        max_study_age_days: int,
+        spool_reserve_mb: int,
+    ) -> None:
+        self._spool = spool
+        self._database = database
+        self._notify = notify
+        self._settle_s = settle_s
+        self._max_study_age_days = max_study_age_days
+        self._spool_reserve_mb = spool_reserve_mb
+        self._orphans = threading.Event()  # stored files may lack their rows
+        self._orphans.set()  # a process before this one may have been killed
+
+    def receive(self, temp_file: Path, origin: Origin) -> int:
+        """Store one object; returns the C-STORE status. Success means: durable, with a row."""
+        if not self._spool.has_room(self._spool_reserve_mb):
+            temp_file.unlink(missing_ok=True)
+            _log.error("disk below the reserve: store refused", extra=_uid(origin))
+            return OUT_OF_RESOURCES
+        try:
+            header = read_header(temp_file)
+        except UnreadableDicom as error:
+            return self._set_aside(temp_file, origin, str(error))
+        if (header.sop_instance_uid, header.sop_class_uid) != (
+            origin.sop_instance_uid,
+            origin.sop_class_uid,
+        ):
+            self._set_aside(temp_file, origin, "SOP UIDs differ from those of the request")
+            return DATA_SET_DOES_NOT_MATCH_SOP_CLASS
+        name = self._spool.store(temp_file, origin.sop_instance_uid)
+        try:
+            self._record(name, header, origin.calling_ae_title)
+        except _DATABASE_DOWN as error:
+            self._orphans.set()  # the file stays, for when the database is back
+            _log.error("database down: %s", type(error).__name__, extra=_uid(origin))
+            return OUT_OF_RESOURCES
+        return SUCCESS
+
+    def adopt_if_needed(self) -> int:
+        """Give rows to stored files that have none: their commit was cut off. Returns how many."""
+        if not self._orphans.is_set():
+            return 0
+        self._orphans.clear()
+        try:
+            adopted = self._adopt()
+        except _DATABASE_DOWN:
+            self._orphans.set()
+            return 0
+        if adopted:
+            _log.warning("adopted %s stored files that had no row", adopted)
+        return adopted
+
+    def _adopt(self) -> int:
+        adopted = 0
+        names = list(self._spool.names())
+        for start in range(0, len(names), 500):
+            with self._database.read() as tx:
+                unknown = arrivals.unknown_spool_names(tx, names[start : start + 500])
+            for name in sorted(unknown):
+                adopted += self._adopt_one(name)
+        return adopted
+
+    def _adopt_one(self, name: str) -> bool:
+        try:
+            self._record(name, read_header(self._spool.path(name)), "")
+        except UnreadableDicom:
+            _log.error("spool file %s cannot be read: left where it is", name)
+            return False
+        except FileNotFoundError:  # its own handler has just dealt with it
+            return False
+        return True
+
+    def _record(self, name: str, header: Header, calling_ae_title: str) -> None:
+        arrival = self._arrival(name, header, calling_ae_title)
+        with self._database.begin() as tx:
+            outcome = arrivals.record_arrival(
+                tx, arrival, settle_s=self._settle_s, max_age_days=self._max_study_age_days
+            )
+        if outcome is ArrivalOutcome.KNOWN:
+            self._record_again(arrival)
+        elif arrival.state == InstanceState.RECEIVED:
+            self._notify("prepare", arrival.sop_instance_uid)
+        _log.info(outcome.value, extra={"sop_instance_uid": arrival.sop_instance_uid})
+
+    def _record_again(self, arrival: Arrival) -> None:
+        """A SOP Instance UID that is known: nothing new, a corrected header, or other pixels."""
+        with self._database.read() as tx:
+            first = arrivals.spool_name_of(tx, arrival.sop_instance_uid)
+        if first is None or first == arrival.spool_name:
+            return
+        sameness = same.compare(self._spool.path(first), self._spool.path(arrival.spool_name))
+        if sameness is same.Sameness.IDENTICAL:
+            self._spool.remove(arrival.spool_name)
+            return
+        with self._database.begin() as tx:
+            if sameness is same.Sameness.PIXELS and arrivals.replace_header(
+                tx, arrival, settle_s=self._settle_s
+            ):
+                replaced = True
+            else:
+                arrivals.record_conflict(tx, arrival)
+                replaced = False
+        if replaced:
+            self._spool.remove(first)
+            self._notify("prepare", arrival.sop_instance_uid)
+        else:
+            _log.warning(
+                "other pixels under a known UID: kept beside the first",
+                extra={"sop_instance_uid": arrival.sop_instance_uid},
+            )
+
+    def _arrival(self, name: str, header: Header, calling_ae_title: str) -> Arrival:
+        is_image = is_image_class(header.sop_class_uid)
+        reason = None
+        if header.is_ours:
+            reason = "our own object" if is_image else "our own report"
+        elif not is_image:
+            reason = "not an image"
+        return Arrival(
+            study=StudyHeader(
+                study_instance_uid=header.study_instance_uid,
+                accession_number=header.accession_number,
+                patient_id=header.patient_id,
+                issuer_of_patient_id=header.issuer_of_patient_id,
+                study_date=header.study_date,
+                age_years=header.age_years,
+            ),
+            sop_instance_uid=header.sop_instance_uid,
+            sop_class_uid=header.sop_class_uid,
+            series_instance_uid=header.series_instance_uid,
+            calling_ae_title=calling_ae_title,
+            spool_name=name,
+            size_bytes=self._spool.path(name).stat().st_size,
+            is_image=is_image and not header.is_ours,
+            state=InstanceState.REJECTED if reason else InstanceState.RECEIVED,
+            reason=reason,
+            view_position=header.view_position,
+        )
+
+    def _set_aside(self, temp_file: Path, origin: Origin, reason: str) -> int:
+        arrival = Arrival(
+            study=None,
+            sop_instance_uid=origin.sop_instance_uid,
+            sop_class_uid=origin.sop_class_uid,
+            series_instance_uid=None,
+            calling_ae_title=origin.calling_ae_title,
+            size_bytes=temp_file.stat().st_size,
+            spool_name=self._spool.set_aside(temp_file, origin.sop_instance_uid),
+            is_image=False,
+            state=InstanceState.FAILED,
+            reason=reason,
+        )
+        _log.warning("quarantined: %s", reason, extra=_uid(origin))
+        try:
+            with self._database.begin() as tx:
+                arrivals.record_arrival(
+                    tx, arrival, settle_s=self._settle_s, max_age_days=self._max_study_age_days
+                )
+        except _DATABASE_DOWN:
+            return OUT_OF_RESOURCES
+        return CANNOT_UNDERSTAND
+
+
+def _uid(origin: Origin) -> dict[str, str]:
+    return {"sop_instance_uid": origin.sop_instance_uid}

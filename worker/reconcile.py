@@ -1,0 +1,60 @@
+"""The reconciler: wake-ups for rows that are due and that no message speaks of.
+
+It makes the broker dispensable: messages may be lost, and every process may be killed at any
+instruction. What it sends is bounded by what waits in the queue, not by how many rows are due.
+"""
+
+import threading
+
+import redis
+import sqlalchemy.exc
+from celery import Celery
+
+from db.claims import DELIVER, STAGES, Stage, due_keys
+from db.engine import Database
+from worker import log
+from worker.celery_app import QUEUES
+from worker.notify import send
+
+TICK_S = 0.5
+QUEUED_MAX = 8  # per queue: a drained row wakes others, so a few messages suffice
+
+_log = log.get("reconcile")
+
+
+def run(database: Database, app: Celery, stop: threading.Event) -> None:
+    """Send wake-ups until `stop` is set; outlives a database or a broker that is down."""
+    while not stop.wait(TICK_S):
+        try:
+            tick(database, app)
+        except (sqlalchemy.exc.SQLAlchemyError, redis.RedisError, OSError) as error:
+            _log.warning("nothing woken: %s", type(error).__name__)
+            stop.wait(2.0)
+
+
+def tick(database: Database, app: Celery) -> int:
+    """One look at every stage; returns how many wake-ups were sent."""
+    with database.read() as tx:
+        due = {stage: due_keys(tx, stage, limit=_limit(stage)) for stage in STAGES}
+    if not any(due.values()):
+        return 0
+    room = {queue: QUEUED_MAX - waiting for queue, waiting in queue_lengths(app).items()}
+    sent = 0
+    for stage, keys in due.items():
+        queue = QUEUES[stage.name]
+        for key in keys[: max(room[queue], 0)]:
+            room[queue] -= 1
+            sent += send(app, stage.name, key)
+    return sent
+
+
+def queue_lengths(app: Celery) -> dict[str, int]:
+    """How many messages wait in each queue; raises what redis raises when it is down."""
+    with app.connection_for_write() as connection:
+        client = connection.default_channel.client
+        return {queue: int(client.llen(queue)) for queue in set(QUEUES.values())}
+
+
+def _limit(stage: Stage) -> int:
+    # Each due delivery names its destination, many of them the same one.
+    return 200 if stage is DELIVER else 4

@@ -1,0 +1,95 @@
+"""The worker roles as processes: `dicom` (prepare, report, deliver, reconcile) and `inference`.
+
+The dicom role is two processes: the reconciler, which holds database connections in a thread,
+and beside it Celery's prefork worker, which must not have any when it forks.
+"""
+
+import os
+import sys
+import threading
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_process_init, worker_ready
+
+from db import schema
+from db.engine import Database
+from worker import log, reconcile
+from worker.celery_app import DICOM_QUEUE, INFERENCE_QUEUE, make_app
+from worker.settings import Settings
+from worker.supervisor import Child, end_with_parent, stop_event, watch
+
+_log = log.get("work")
+
+
+def run_dicom(settings: Settings, concurrency: int) -> int:
+    """Reconcile, and keep the Celery worker of the dicom queue alive beside it."""
+    database = Database(settings.database)
+    schema.require_current(database)
+    stop = stop_event()
+    argv = [sys.executable, "-m", "worker.roles", str(concurrency)]
+    celery = Child("celery", argv, settings.environment())
+    celery.start()
+    app = make_app(settings.broker, publish_only=True)
+    reconciler = threading.Thread(target=reconcile.run, args=(database, app, stop))
+    reconciler.start()
+    try:
+        return watch([celery], stop)
+    finally:
+        stop.set()
+        celery.stop()
+        reconciler.join()
+        database.dispose()
+
+
+def run_inference(settings: Settings) -> int:
+    """Load the model, warm it up, then take inference tasks in this very process."""
+    from model.predict import Predictor
+    from worker.tasks import ProcessServices, register_inference_tasks
+
+    services = ProcessServices(settings)
+    predictor = Predictor(services().bundle)
+    predictor.warm_up()
+    app = make_app(settings.broker)
+    register_inference_tasks(app, services, predictor)
+    return _run_celery(app, "inference", pool="solo", concurrency=1, queue=INFERENCE_QUEUE)
+
+
+def run_dicom_celery(settings: Settings, concurrency: int) -> int:
+    """Celery's own process of the dicom role; its children make their services after the fork."""
+    from worker.tasks import ProcessServices, register_dicom_tasks
+
+    app = make_app(settings.broker)
+    register_dicom_tasks(app, ProcessServices(settings))
+    worker_process_init.connect(_on_child_start, weak=False)
+    return _run_celery(app, "dicom", pool="prefork", concurrency=concurrency, queue=DICOM_QUEUE)
+
+
+def _run_celery(app: Celery, role: str, *, pool: str, concurrency: int, queue: str) -> int:
+    worker_ready.connect(lambda **_: _log.info("%s worker ready", role), weak=False)
+    worker = app.Worker(
+        hostname=f"{role}-{os.getpid()}@%h",
+        pool=pool,
+        concurrency=concurrency,
+        queues=[queue],
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        optimization="fair",
+        loglevel="WARNING",
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _on_child_start(**_: Any) -> None:
+    end_with_parent(os.getppid())
+    import cv2
+
+    cv2.setNumThreads(1)  # the processes are the parallelism
+
+
+if __name__ == "__main__":
+    configured = Settings.from_env()
+    log.configure(configured.log_level, configured.log_format)
+    sys.exit(run_dicom_celery(configured, int(sys.argv[1])))

@@ -1,0 +1,110 @@
+"""The DICOM server: C-ECHO and C-STORE as SCP, on pynetdicom."""
+
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from pathlib import Path
+
+from pynetdicom import AE, _config, evt
+from pynetdicom.events import Event
+from pynetdicom.transport import ThreadedAssociationServer
+
+from dicom_io.contexts import listener_contexts
+from worker import log
+from worker.receive import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Origin
+
+MAXIMUM_PDU_BYTES = 1 << 20  # 16 KiB, the usual default, costs half the speed
+RECEIVE_BUFFER_BYTES = 4 << 20
+ASSOCIATIONS_MAX = 100
+ACSE_TIMEOUT_S = 15
+DIMSE_TIMEOUT_S = 60
+NETWORK_TIMEOUT_S = 60
+
+_log = log.get("scp")
+Store = Callable[[Path, Origin], int]
+
+
+def start_server(
+    *,
+    store: Store,
+    temp_folder: Path,
+    ae_title: str,
+    bind: str,
+    port: int,
+    allowed_calling_ae_titles: tuple[str, ...] = (),
+    allowed_ips: tuple[IPv4Network | IPv6Network, ...] = (),
+) -> ThreadedAssociationServer:
+    """Listen in a thread of this process; raises OSError if the port is taken.
+
+    The server's real port is in its `server_address`.
+    """
+    # Data sets go to a file as they arrive, undecoded; the file must lie beside the spool's,
+    # or its rename would be a copy. Both are settings of the process.
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    _config.LOG_HANDLER_LEVEL = "none"  # those handlers print data sets at DEBUG
+    tempfile.tempdir = str(temp_folder)
+
+    ae = AE(ae_title=ae_title)
+    ae.supported_contexts = listener_contexts()
+    ae.require_called_aet = True
+    ae.require_calling_aet = list(allowed_calling_ae_titles)
+    ae.maximum_associations = ASSOCIATIONS_MAX
+    ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
+    ae.acse_timeout = ACSE_TIMEOUT_S
+    ae.dimse_timeout = DIMSE_TIMEOUT_S
+    ae.network_timeout = NETWORK_TIMEOUT_S
+    handlers = [
+        (evt.EVT_CONN_OPEN, _refuse_strangers, [allowed_ips]),
+        (evt.EVT_C_STORE, _handle_store, [store]),
+    ]
+    server = ae.make_server((bind, port), evt_handlers=handlers, server_class=_Server)
+    threading.Thread(target=server.serve_forever, name="scp", daemon=True).start()
+    return server
+
+
+class _Server(ThreadedAssociationServer):
+    """Accepted sockets inherit a large receive buffer and a deadline of their own."""
+
+    request_queue_size = 64
+
+    def server_bind(self) -> None:
+        super().server_bind()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        client, address = super().get_request()
+        # Without it, half a PDU and then silence outlives every timeout of the AE.
+        client.settimeout(NETWORK_TIMEOUT_S)
+        return client, address
+
+
+def _refuse_strangers(event: Event, allowed: tuple[IPv4Network | IPv6Network, ...]) -> None:
+    address = ip_address(event.address[0])
+    if allowed and not any(address in network for network in allowed):
+        _log.warning("connection refused: address not in CXR_ALLOWED_IPS")
+        event.assoc.abort()
+
+
+def _handle_store(event: Event, store: Store) -> int:
+    request = event.request
+    origin = Origin(
+        sop_class_uid=str(request.AffectedSOPClassUID),
+        sop_instance_uid=str(request.AffectedSOPInstanceUID),
+        calling_ae_title=str(event.assoc.requestor.ae_title).strip(),
+    )
+    path = event.dataset_path
+    if path is None:  # a request without a data set
+        return CANNOT_UNDERSTAND
+    extra = {"sop_instance_uid": origin.sop_instance_uid}
+    try:
+        return store(path, origin)
+    except OSError as error:
+        _log.error("store failed: %s", error.strerror, extra=extra)
+        return OUT_OF_RESOURCES
+    except Exception:  # the association lives on, whatever one object does
+        _log.exception("store failed", extra=extra)
+        return CANNOT_UNDERSTAND
+    finally:
+        path.unlink(missing_ok=True)  # gone already, unless the store failed

@@ -1,0 +1,56 @@
+"""What a worker process works with: made once per process, after any fork."""
+
+from dataclasses import dataclass
+
+from db import schema
+from db.engine import Database
+from model.bands import Interpreter
+from model.bundle import Bundle, read_bundle, shipped_bundle_path
+from worker import home
+from worker.celery_app import make_app
+from worker.notify import Notify, send
+from worker.settings import Settings
+from worker.spool import Spool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    settings: Settings
+    database: Database
+    spool: Spool
+    bundle: Bundle
+    interpreter: Interpreter
+    notify: Notify
+
+
+def open_bundle(settings: Settings) -> Bundle:
+    return read_bundle(settings.model_bundle or shipped_bundle_path())
+
+
+def make_interpreter(settings: Settings, bundle: Bundle) -> Interpreter:
+    return Interpreter(
+        bundle,
+        prevalence=settings.prevalence,
+        review_from=settings.band_review_from,
+        positive_from=settings.band_positive_from,
+    )
+
+
+def make_services(settings: Settings) -> Services:
+    """Open everything; raises SchemaMismatch or BundleError before any work is taken."""
+    database = Database(settings.database)
+    schema.require_current(database)
+    bundle = open_bundle(settings)
+    publisher = make_app(settings.broker, publish_only=True)
+
+    def notify(stage: str, key: str) -> None:
+        send(publisher, stage, key)
+
+    return Services(
+        settings=settings,
+        database=database,
+        spool=Spool(home.spool_folder(settings.home)),
+        bundle=bundle,
+        interpreter=make_interpreter(settings, bundle),
+        notify=notify,
+    )

@@ -1,0 +1,267 @@
+"""Every setting, in one place: read once at the edge, frozen, and checked all at once.
+
+A setting `dicom_port` is the environment variable `CXR_DICOM_PORT`, or a line of `.env` in the
+folder where the command runs; the environment wins. `docs/SETTINGS.md` lists them for people,
+and a test holds that page against this class.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from dicom_io.scu import Destination
+from worker import embedded
+from worker.errors import BadSettings
+
+PREFIX = "CXR_"
+SECRETS = {"database_url", "broker_url"}  # they may hold a password
+_DESTINATION = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>\[[^\]]+\]|[^:\[\]]+):(?P<port>\d+)")
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 6.2: 1 to 16 characters of the default repertoire, no backslash, no control."""
+    if not 1 <= len(value) <= 16 or not value.isascii() or not value.isprintable():  # noqa: PLR2004
+        raise ValueError("expected an AE title: 1 to 16 printable ASCII characters")
+    if "\\" in value or value.strip() != value:
+        raise ValueError("expected an AE title: no backslash, no space at either end")
+    return value
+
+
+def parse_destination(text: str) -> Destination:
+    """`AET@host:port` as a destination; ValueError says what is wrong."""
+    match = _DESTINATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"expected AET@host:port, got {text!r}")
+    port = int(match["port"])
+    if not 1 <= port <= 65535:  # noqa: PLR2004
+        raise ValueError(f"expected a port from 1 to 65535 in {text!r}")
+    host = match["host"].strip("[]")
+    return Destination(ae_title=_ae_title(match["ae_title"]), host=host, port=port)
+
+
+AeTitle = Annotated[str, BeforeValidator(lambda value: _ae_title(str(value)))]
+CommaSeparated = BeforeValidator(_split)
+
+
+class Settings(BaseModel):
+    """The whole configuration of one process. Durations end in their unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    home_dir: Path = Field(
+        Path("var"), description="Folder of everything that is kept: spool, database, broker."
+    )
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="postgresql://user:password@host/name or sqlite:///path. "
+        "Empty: SQLite in the home folder.",
+        validate_default=True,
+    )
+    broker_url: SecretStr = Field(
+        SecretStr(""), description="redis://… or rediss://… Empty: the embedded broker."
+    )
+    ae_title: AeTitle = Field(
+        "CXR_WORKER", description="Our AE title, as SCP and as SCU; callers must use it."
+    )
+    bind: str = Field("127.0.0.1", description="Address the listener binds to.")
+    dicom_port: int = Field(11112, ge=0, le=65535, description="Listener's port; 0: any free one.")
+    allowed_calling_ae_titles: Annotated[tuple[AeTitle, ...], CommaSeparated] = Field(
+        (), description="Who may associate, by AE title, comma-separated. Empty: anyone."
+    )
+    allowed_ips: Annotated[tuple[IPv4Network | IPv6Network, ...], CommaSeparated] = Field(
+        (), description="Addresses or networks that may associate. Empty: anyone."
+    )
+    destinations: Annotated[tuple[Destination, ...], CommaSeparated] = Field(
+        (),
+        description="Where reports go: AET@host:port, comma-separated. "
+        "Empty: results stay in the database.",
+    )
+    delivery: bool = Field(
+        True, description="Off: shadow mode; reports are built and kept, never sent."
+    )
+    study_settle_s: float = Field(
+        30, ge=0, le=86400, description="Quiet time after a study's last image before its report."
+    )
+    model_bundle: Path | None = Field(
+        None, description="Folder of the model bundle. Empty: the shipped one."
+    )
+    band_review_from: float | None = Field(
+        None, gt=0, lt=1, description="Probability from which to review. Empty: the bundle's."
+    )
+    band_positive_from: float | None = Field(
+        None, gt=0, lt=1, description="Probability from which positive. Empty: the bundle's."
+    )
+    prevalence: float = Field(
+        0.1, gt=0, lt=1, description="Share of pneumonia among the site's images."
+    )
+    outside_intended_use: Literal["withhold", "mark"] = Field(
+        "withhold",
+        description="Outside the model's intended use: report why there is no probability "
+        "(withhold), or report it with a warning (mark).",
+    )
+    max_study_age_days: int = Field(
+        7, ge=0, le=100_000, description="Older studies are analysed but not delivered."
+    )
+    test_patient_pattern: re.Pattern[str] | None = Field(
+        None, description="Regular expression on Patient ID: reports are never delivered."
+    )
+    timezone: str = Field("UTC", description="Time zone of reports whose images name none.")
+    spool_reserve_mb: int = Field(
+        1024, ge=0, description="Free disk below which stores are refused (0xA700)."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe level that is logged."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="One line per event, as …")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: object, info: Any) -> object:
+        if isinstance(value, str) and value.strip() == "":
+            return cls.model_fields[info.field_name].get_default()
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not url.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+            raise ValueError("expected postgresql://… or sqlite:///…")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not url.startswith(("redis://", "rediss://", "redis+socket://")):
+            raise ValueError("expected redis://…, rediss://… or redis+socket://…")
+        return value
+
+    @field_validator("allowed_ips", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        parts = _split(value)
+        if isinstance(parts, tuple):
+            return tuple(ip_network(part, strict=False) for part in parts)
+        return value
+
+    @field_validator("destinations", mode="before")
+    @classmethod
+    def _parse_destinations(cls, value: object) -> object:
+        parts = _split(value)
+        if isinstance(parts, tuple):
+            return tuple(parse_destination(p) if isinstance(p, str) else p for p in parts)
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError("expected a time zone such as Europe/Berlin") from error
+        return value
+
+    @model_validator(mode="after")
+    def _bands_are_ordered(self) -> Self:
+        low, high = self.band_review_from, self.band_positive_from
+        if low is not None and high is not None and low > high:
+            raise ValueError("CXR_BAND_REVIEW_FROM must not be above CXR_BAND_POSITIVE_FROM")
+        return self
+
+    @property
+    def home(self) -> Path:
+        return self.home_dir.resolve()
+
+    @property
+    def database(self) -> str:
+        return self.database_url.get_secret_value() or f"sqlite:///{self.home / 'cxr.db'}"
+
+    @property
+    def broker(self) -> str:
+        return self.broker_url.get_secret_value() or embedded.broker_url(self.home)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read the environment, and `.env` below it; BadSettings names every bad variable."""
+        values = _collect(os.environ if environ is None else environ, Path(".env"))
+        problems = _unknown(cls, values)
+        known = {name: value for name, value in values.items() if name in cls.model_fields}
+        try:
+            settings = cls.model_validate(known)
+        except ValidationError as error:
+            problems += [_describe(problem, known) for problem in error.errors()]
+        if problems:
+            raise BadSettings("bad settings:\n" + "\n".join(f"  {line}" for line in problems))
+        return settings
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process."""
+        return {
+            PREFIX + name.upper(): _as_text(getattr(self, name)) for name in type(self).model_fields
+        }
+
+
+def _collect(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
+    from_file = dotenv_values(dotenv) if dotenv.is_file() else {}
+    merged = {**from_file, **environ}
+    return {
+        name.removeprefix(PREFIX).lower(): value or ""
+        for name, value in merged.items()
+        if name.startswith(PREFIX)
+    }
+
+
+def _unknown(cls: type[Settings], values: Mapping[str, str]) -> list[str]:
+    problems = []
+    for name in sorted(values.keys() - cls.model_fields.keys()):
+        near = difflib.get_close_matches(name, cls.model_fields, n=1)
+        hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else "remove it"
+        problems.append(f"{PREFIX}{name.upper()}: no such setting; {hint}")
+    return problems
+
+
+def _describe(problem: Any, values: Mapping[str, str]) -> str:
+    if not problem["loc"]:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    name = str(problem["loc"][0])
+    shown = "***" if name in SECRETS else repr(values.get(name, ""))
+    expected = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{PREFIX}{name.upper()}={shown}: {expected[0].lower()}{expected[1:]}"
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, re.Pattern):
+        return str(value.pattern)
+    if isinstance(value, tuple):
+        return ",".join(_as_text(part) for part in value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)

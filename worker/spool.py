@@ -1,0 +1,84 @@
+"""The spool: received files, each durable before its sender hears Success.
+
+spool/tmp/          being received; swept at start once they are an hour old
+spool/files/ab/…    stored, named by a hash of the SOP Instance UID (a UID is a peer's text
+                    and names no path), with a random part: a second version never overwrites
+spool/quarantine/   could not be read as DICOM at all
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+TEMP_FILE_AGE_MAX_S = 3600
+
+
+class Spool:
+    """The folders of one home. Temporary and stored files share a file system."""
+
+    def __init__(self, folder: Path) -> None:
+        self.temp = folder / "tmp"
+        self.files = folder / "files"
+        self.quarantine = folder / "quarantine"
+
+    def create(self) -> None:
+        for folder in (self.temp, self.files, self.quarantine):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def has_room(self, reserve_mb: int) -> bool:
+        return shutil.disk_usage(self.files).free > reserve_mb * 1024 * 1024
+
+    def store(self, temp_file: Path, sop_instance_uid: str) -> str:
+        """Make a received file durable under its name; returns the name."""
+        return self._settle(temp_file, self.files, sop_instance_uid)
+
+    def set_aside(self, temp_file: Path, sop_instance_uid: str) -> str:
+        """Keep a file that is no DICOM, durably; returns its name."""
+        return self._settle(temp_file, self.quarantine, sop_instance_uid)
+
+    def path(self, name: str) -> Path:
+        return self.files.parent / name
+
+    def remove(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
+
+    def sweep_temp(self) -> int:
+        """Remove what killed receivers left behind; returns how many files."""
+        old = time.time() - TEMP_FILE_AGE_MAX_S
+        leftovers = [path for path in self.temp.iterdir() if path.stat().st_mtime < old]
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        return len(leftovers)
+
+    def names(self) -> Iterator[str]:
+        """Every stored file's name."""
+        for path in self.files.glob("*/*.dcm"):
+            yield str(path.relative_to(self.files.parent))
+
+    def _settle(self, temp_file: Path, folder: Path, sop_instance_uid: str) -> str:
+        digest = hashlib.sha256(sop_instance_uid.encode()).hexdigest()
+        shelf = folder / digest[:2]
+        if not shelf.is_dir():
+            shelf.mkdir(exist_ok=True, mode=0o700)
+            _sync_folder(folder)
+        target = shelf / f"{digest[2:34]}-{secrets.token_hex(4)}.dcm"
+        _sync_file(temp_file)
+        temp_file.rename(target)
+        _sync_folder(shelf)
+        return str(target.relative_to(self.files.parent))
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    _sync_file(path)

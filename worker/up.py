@@ -1,0 +1,71 @@
+"""`cxr-worker up`: every role on this machine, with an embedded broker unless one is set."""
+
+import importlib.util
+import socket
+import sys
+import time
+from pathlib import Path
+
+from db import schema
+from db.engine import Database
+from worker import embedded, home, log
+from worker.errors import WorkerError
+from worker.settings import Settings
+from worker.supervisor import Child, stop_event, watch
+
+BROKER_START_WITHIN_S = 10.0
+
+_log = log.get("up")
+
+
+def run(settings: Settings, *, dicom_concurrency: int) -> int:
+    """Run until SIGTERM or Ctrl-C, then drain and stop; returns the exit status."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise WorkerError("TensorFlow is not installed: run pip install 'cxr-worker[cpu]'")
+    with home.lock(settings.home, "up"):
+        stop = stop_event()
+        database = Database(settings.database)
+        schema.upgrade(database)
+        database.dispose()
+        children = _children(settings, dicom_concurrency)
+        try:
+            for child in children:
+                child.start()
+                if child.name == "broker":
+                    _wait_for_broker(embedded.socket_path(settings.home))
+            return watch(children, stop)
+        finally:
+            # The listener first: what is acknowledged by then, the workers finish or leave due.
+            for child in sorted(children, key=_stop_order):
+                child.stop()
+
+
+def _children(settings: Settings, dicom_concurrency: int) -> list[Child]:
+    env = settings.environment()
+    program = [sys.executable, "-m", "worker.cli"]
+    children = [
+        Child("listener", [*program, "listen"], env),
+        Child(
+            "dicom",
+            [*program, "work", "--role", "dicom", "--concurrency", str(dicom_concurrency)],
+            env,
+        ),
+        Child("inference", [*program, "work", "--role", "inference"], env),
+    ]
+    if not settings.broker_url.get_secret_value():
+        children.insert(0, Child("broker", embedded.command(settings.home), {}))
+    return children
+
+
+def _stop_order(child: Child) -> int:
+    return ["listener", "dicom", "inference", "broker"].index(child.name)
+
+
+def _wait_for_broker(path: Path) -> None:
+    deadline = time.monotonic() + BROKER_START_WITHIN_S
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            if client.connect_ex(str(path)) == 0:
+                return
+        time.sleep(0.05)
+    raise WorkerError(f"the embedded broker did not start: see {path.parent}")
