@@ -1,0 +1,108 @@
+"""Runs a bundle's network. The only module of this package that loads TensorFlow."""
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.errors import BundleError, ModelError
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # one traced graph each; other sizes are filled up
+
+
+class Predictor:
+    """A loaded network.
+
+    preprocess_version: of the preprocessing that makes the pictures. threads: limit of CPU
+    threads, else TensorFlow's choice; it holds for the process and must come before
+    TensorFlow's first use in it.
+
+    Raises BundleError when the weights are not those of the manifest, when the bundle was
+    made for other preprocessing, or when the file holds no model of that shape; ModelError
+    when TensorFlow is not installed or already started with other threads.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, preprocess_version: int, threads: int | None = None
+    ) -> None:
+        if bundle.preprocess_version != preprocess_version:
+            raise BundleError(
+                f"bundle {bundle.name}-{bundle.version} was made with preprocessing version "
+                f"{bundle.preprocess_version}, this program has version {preprocess_version}: use "
+                "the bundle that came with this program, or make one with `cxr-train export`"
+            )
+        bundle.check_weights()
+        self.bundle = bundle
+        self._tf = import_tensorflow(threads)
+        self._model = _load(bundle)
+        self._graph = self._tf.function(
+            lambda pixels: self._model(self._tf.cast(pixels, "float32")[..., None], training=False),
+        )
+
+    def warm_up(self, sizes: tuple[int, ...] = BATCH_SIZES) -> None:
+        """Trace the graph for these batch sizes, so that no later call waits for it."""
+        for size in sizes:
+            self.logits(np.zeros((size, *self.bundle.input_shape[:2]), np.uint8))
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw logits, float32 (n,), of preprocessed pictures, uint8 (n, rows, columns).
+
+        Any n is taken. Raises ValueError on another dtype or size.
+        """
+        size = self.bundle.input_shape[:2]
+        if images.dtype != np.uint8 or images.shape[1:] != size:
+            raise ValueError(f"expected uint8 (n, {size}), got {images.dtype} {images.shape}")
+        largest = BATCH_SIZES[-1]
+        parts = [self._batch(images[i : i + largest]) for i in range(0, len(images), largest)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    def _batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        count = len(images)
+        size = next(size for size in BATCH_SIZES if size >= count)
+        filled = np.zeros((size, *images.shape[1:]), np.uint8)
+        filled[:count] = images
+        output = self._graph(self._tf.constant(filled)).numpy()
+        return np.asarray(output[:count, 0], dtype=np.float32)
+
+
+def import_tensorflow(threads: int | None = None) -> Any:
+    """Import TensorFlow without its start-up chatter, as Keras' backend.
+
+    Raises ModelError when it is missing, or too late to set the threads.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ModelError(
+            "TensorFlow is not installed: run `pip install 'cxr-worker[cpu]'` "
+            "(or [gpu] on a machine with an NVIDIA GPU)"
+        ) from error
+    if threads is not None:
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError as error:
+            raise ModelError("TensorFlow has started already: threads cannot be set") from error
+    return tf
+
+
+def _load(bundle: Bundle) -> Any:
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ModelError(f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=tensorflow")
+    try:
+        network = keras.saving.load_model(bundle.weights_path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BundleError(f"{bundle.weights_path} cannot be loaded: {error}") from error
+    expected = (None, *bundle.input_shape)
+    if network.input_shape != expected or network.output_shape != (None, 1):
+        raise BundleError(
+            f"{bundle.weights_path} maps {network.input_shape} to {network.output_shape}, "
+            f"expected {expected} to (None, 1)"
+        )
+    return network

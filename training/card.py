@@ -1,0 +1,140 @@
+"""Writes MODEL_CARD.md: what a radiologist or a physicist asks before a model is switched on."""
+
+from pathlib import Path
+from typing import Any
+
+from model.bundle import Bundle
+
+CARD = "MODEL_CARD.md"
+TWIN_NAMES = {
+    "corners_hidden": "all four corners covered (22 % of each side)",
+    "softened": "blurred (Gaussian, sigma 1.5 px of 224)",
+    "sharpened": "sharpened (unsharp mask, amount 1, sigma 1.5 px)",
+}
+
+
+def write_card(
+    folder: Path, bundle: Bundle, report: dict[str, Any], command: str, plot: str
+) -> None:
+    """Write the card beside the manifest that it describes."""
+    use = bundle.intended_use
+    ages = f"{use.min_age_years:g} to {use.max_age_years:g} years"
+    balanced = report["operating_points"]["balanced"]
+    text = f"""# {bundle.name} {bundle.version}
+
+Probability of pneumonia in a frontal chest radiograph. **Not for diagnostic use.**
+
+## Intended use
+
+{use.text}
+
+Out of scope: other ages than {ages}, lateral views, other findings than pneumonia, other body
+parts. Outside of this, the worker withholds the result or marks it.
+
+## Results on validation
+
+{report["images"]} images of {report["patients"]} patients, {report["prevalence"]:.1%} pneumonia; no
+patient and no copy of an image on both sides of the split. Nothing was chosen by these images but
+the temperature and the thresholds below, so the figures at thresholds are slightly favourable. They
+say how the model does on the source it was trained on; **another hospital is another matter**:
+evaluate it on local images before use (`cxr-train evaluate`).
+
+| | |
+|---|---|
+| ROC AUC (95 % interval, patients resampled) | {report["auc"]:.4f} \
+({report["auc_low"]:.4f} to {report["auc_high"]:.4f}) |
+| Accuracy, sensitivity, specificity, balanced | {balanced["accuracy"]:.4f}, \
+{balanced["sensitivity"]:.4f}, {balanced["specificity"]:.4f} |
+| Expected calibration error, Brier score | {report["ece"]:.4f}, {report["brier"]:.4f} |
+| Temperature | {report["temperature"]:.3f} |
+
+{_points_table(report)}
+
+Rule-out: sensitivity of at least 0.99. Rule-in: specificity of at least 0.95. Balanced: highest
+sum (Youden). Thresholds are on the raw logit and do not depend on prevalence.
+
+{_predictive_table(report)}
+
+![ROC, reliability, histogram and confusion matrix]({plot})
+
+## Known shortcuts
+
+In this set pneumonia images are softer and smaller than normal ones, and the letters in the corners
+differ. The training hides corners, blurs and sharpens at random. The same validation images,
+changed while the finding is not, at the balanced threshold of the unchanged ones:
+
+{_twins_table(report)}
+
+## Training
+
+{bundle.training_data}. Digest of the files: `{bundle.training_data_digest[:16]}…`.
+{bundle.training_split}. Prevalence among the fitted images: {bundle.training_prevalence:.4f}; a
+reported probability is shifted from there to the site's.
+
+```
+{command}
+```
+
+Preprocessing version {bundle.preprocess_version}: {_parameters(bundle)}. Input: grey values 0-255,
+{bundle.input_shape[0]}x{bundle.input_shape[1]}. Output: one raw logit.
+
+## Limits
+
+- One hospital, children of 1 to 5 years, labels from reports and readers of that study; bacterial
+  and viral pneumonia count as one class; nothing is known of other findings.
+- The images came as JPEG, squashed to a square; the worker makes the same picture of a DICOM image.
+- No figures for subgroups of age or sex: the set does not tell them.
+
+## Licence
+
+{bundle.license}. ImageNet weights: EfficientNet-Lite0, Apache-2.0. SHA-256 of the weights:
+`{bundle.weights_sha256}`.
+"""
+    (folder / CARD).write_text(text)
+
+
+def _points_table(report: dict[str, Any]) -> str:
+    lines = [
+        "| point | threshold | sensitivity | specificity | accuracy | TP | FN | FP | TN |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name.replace('_', '-')} | {at['threshold']:.3f} | {at['sensitivity']:.4f} "
+        f"| {at['specificity']:.4f} | {at['accuracy']:.4f} | {at['true_positive']} "
+        f"| {at['false_negative']} | {at['false_positive']} | {at['true_negative']} |"
+        for name, at in report["operating_points"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _predictive_table(report: dict[str, Any]) -> str:
+    points = report["operating_points"]
+    shares = [value["prevalence"] for value in points["balanced"]["predictive_values"]]
+    header = " | ".join(f"at {share:.0%}" for share in shares)
+    lines = [f"| PPV / NPV | {header} |", "|---" * (len(shares) + 1) + "|"]
+    for name, at in points.items():
+        cells = [f"{v['ppv']:.3f} / {v['npv']:.4f}" for v in at["predictive_values"]]
+        lines.append(f"| {name.replace('_', '-')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _twins_table(report: dict[str, Any]) -> str:
+    balanced = report["operating_points"]["balanced"]
+    lines = [
+        "| images | AUC | accuracy | sensitivity | specificity | other class than before |",
+        "|---|---|---|---|---|---|",
+        f"| unchanged | {report['auc']:.4f} | {balanced['accuracy']:.4f} "
+        f"| {balanced['sensitivity']:.4f} | {balanced['specificity']:.4f} | |",
+    ]
+    lines += [
+        f"| {TWIN_NAMES.get(name, name)} | {twin['auc']:.4f} | {twin['accuracy']:.4f} "
+        f"| {twin['sensitivity']:.4f} | {twin['specificity']:.4f} | {twin['changed']:.1%} |"
+        for name, twin in report["twins"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _parameters(bundle: Bundle) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in bundle.preprocess_parameters.items()
+    )

@@ -1,0 +1,54 @@
+"""What a recipe is, and how one is found by its name."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from training import recipes
+from training.augment import Augmentation
+from training.errors import RecipeError
+
+Weights = Literal["imagenet"] | Path | None  # of ImageNet, a checkpoint file, or random
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a training run, besides the data and the seed.
+
+    build: makes the keras.Model from grey pixels (n, size, size, 1) in 0-255 to one raw
+    logit (n, 1), with the given weights and with the layers frozen that stay so.
+    class_weights: weigh losses by class frequency. It moves the logits' prevalence, so a
+    recipe that leaves it off keeps the prior shift to a site's prevalence exact.
+    """
+
+    name: str
+    build: Callable[[Weights], Any]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_epochs: float
+    weight_decay: float
+    class_weights: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+def names() -> list[str]:
+    """The recipes there are, as `cxr-train fit` takes them."""
+    return sorted(
+        module.name.replace("_", "-") for module in pkgutil.iter_modules(recipes.__path__)
+    )
+
+
+def find(name: str) -> Recipe:
+    """Load a recipe by name: `efficientnet-lite0` is training/recipes/efficientnet_lite0.py.
+
+    Raises RecipeError, naming the recipes there are, when there is none of that name.
+    """
+    if name not in names():
+        raise RecipeError(f"no recipe {name!r}; there are: {', '.join(names())}")
+    module = importlib.import_module(f"{recipes.__name__}.{name.replace('-', '_')}")
+    found: Recipe = module.RECIPE
+    return found

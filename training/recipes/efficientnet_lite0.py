@@ -1,0 +1,43 @@
+"""EfficientNet-Lite0, ImageNet weights, fine-tuned from the sixth block on: the default.
+
+    cxr-train fit efficientnet-lite0 --data chest_xray --run runs/efficientnet-lite0
+    cxr-train calibrate runs/efficientnet-lite0 && cxr-train evaluate runs/efficientnet-lite0
+
+Four epochs of 4173 pictures; 7 minutes an epoch on one CPU core. Expected on the
+patient-grouped fold of 1043: AUC 0.995 or more, accuracy 0.97 or more.
+
+The stem and five blocks stay as they are: what they know of edges holds for radiographs,
+and the backward pass of their large depthwise convolutions is half of a CPU's work. No
+class weights: they would move the logits away from the training prevalence, from which
+`model` shifts to the site's.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from training import efficientnet_lite
+from training.efficientnet_lite import imagenet_checkpoint
+from training.recipe import Recipe, Weights
+
+FROZEN_BLOCKS = 5
+DROPOUT = 0.3
+
+
+def build(weights: Weights) -> Any:
+    model = efficientnet_lite.build(size=224, outputs=1, dropout=DROPOUT)
+    if weights is not None:
+        checkpoint = weights if isinstance(weights, Path) else imagenet_checkpoint()
+        efficientnet_lite.load_weights(model, checkpoint)
+        efficientnet_lite.freeze(model, FROZEN_BLOCKS)
+    return model
+
+
+RECIPE = Recipe(
+    name="efficientnet-lite0",
+    build=build,
+    epochs=4,
+    batch_size=32,
+    learning_rate=5e-4,
+    warmup_epochs=0.5,
+    weight_decay=1e-4,
+)

@@ -1,0 +1,121 @@
+"""The folder of one training run: its settings, checkpoint, log and predictions.
+
+settings.json      recipe, data, split and seed, so that every later command repeats them
+checkpoint.keras   the model and its optimizer after the last whole epoch
+log.csv            one line an epoch
+final.keras        the model after the last epoch
+predictions.csv, calibration.json, evaluation.json, evaluation.png: of the validation fold
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from training.dataset import Dataset, Progress, load
+from training.errors import RunError
+from training.split import Split, grouped_fold
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What was fitted on what; `data` is the folder that holds train/."""
+
+    recipe: str
+    data: str
+    data_digest: str
+    fold: int
+    folds: int
+    seed: int
+    epochs: int
+    weights: str | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where the parts of one run lie."""
+
+    folder: Path
+
+    @property
+    def settings_file(self) -> Path:
+        return self.folder / "settings.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.keras"
+
+    @property
+    def final(self) -> Path:
+        return self.folder / "final.keras"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.csv"
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.csv"
+
+    @property
+    def calibration(self) -> Path:
+        return self.folder / "calibration.json"
+
+    @property
+    def plot(self) -> Path:
+        return self.folder / "evaluation.png"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation.json"
+
+    def begin(self, settings: RunSettings) -> None:
+        """Write the settings, or hold that a run which is resumed has the same ones."""
+        if self.settings_file.exists():
+            if self.settings() != settings:
+                raise RunError(
+                    f"{self.folder} was begun with other settings; choose another --run folder "
+                    f"or repeat those in {self.settings_file}"
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.settings_file.write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+    def settings(self) -> RunSettings:
+        """Raises RunError when the folder holds no run."""
+        try:
+            return RunSettings(**json.loads(self.settings_file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(f"{self.settings_file} cannot be read: {error}") from error
+
+    def data(self, cache: Path, progress: Progress | None = None) -> tuple[Dataset, Split]:
+        """The data and the split that the run was begun with.
+
+        Raises RunError when the files have changed since.
+        """
+        settings = self.settings()
+        dataset = load(Path(settings.data) / "train", cache, progress)
+        if dataset.digest != settings.data_digest:
+            raise RunError(f"the pictures in {settings.data} are not those the run was begun with")
+        return dataset, fold_of(dataset, settings)
+
+
+def fold_of(dataset: Dataset, settings: RunSettings) -> Split:
+    """The patient-grouped split that the settings name."""
+    return grouped_fold(dataset.files, fold=settings.fold, folds=settings.folds, seed=settings.seed)
+
+
+def write_log(path: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Write the whole log anew, so that a resumed run leaves no line twice."""
+    lines = [",".join(rows[0])] if rows else []
+    lines += [",".join(f"{value:.6g}" for value in row.values()) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines))
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The log's rows so far; none when there is no log yet."""
+    if not path.exists():
+        return []
+    header, *lines = path.read_text().splitlines() or [""]
+    keys = header.split(",")
+    return [dict(zip(keys, map(float, line.split(",")), strict=True)) for line in lines]
