@@ -64,7 +64,8 @@ class Destination:
         return cls(ae_title=match[1], host=match[2].strip("[]"), port=int(match[3]))
 
     def __str__(self) -> str:
-        return f"{self.ae_title}@{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.ae_title}@{host}:{self.port}"
 
 
 @dataclass(frozen=True, kw_only=True)

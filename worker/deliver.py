@@ -13,6 +13,7 @@ from db.claims import DELIVER, claim_for
 from db.deliveries import DueDelivery
 from db.errors import LeaseLost
 from dicom_io import scu
+from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN
 from dicom_io.errors import DestinationUnavailable
 from dicom_io.scu import Destination, SendObject, SendResult
 from worker import log
@@ -47,7 +48,7 @@ def deliver(services: Services, name: str) -> int:
         _postpone_all(services, name, due, str(error))
         return 0
     accepted = sum(
-        _record(services, delivery, results.get(delivery.sop_instance_uid)) for delivery in due
+        _record(services, delivery, results[delivery.sop_instance_uid]) for delivery in due
     )
     if len(due) == OBJECTS_PER_ASSOCIATION_MAX:
         services.notify("deliver", name)
@@ -57,7 +58,7 @@ def deliver(services: Services, name: str) -> int:
 def backoff_s(attempts: int) -> float:
     """Seconds to wait after so many failed attempts: doubling, jittered by a quarter, capped."""
     wait_s = min(BACKOFF_MIN_S * 2 ** min(attempts - 1, 20), BACKOFF_MAX_S)
-    return wait_s * random.uniform(0.75, 1.25)  # noqa: S311
+    return float(wait_s * random.uniform(0.75, 1.25))  # noqa: S311
 
 
 def _find(services: Services, name: str) -> Destination | None:
@@ -68,23 +69,29 @@ def _send(
     services: Services, destination: Destination, due: list[DueDelivery]
 ) -> dict[str, SendResult]:
     objects = [
-        SendObject.from_part10(delivery.sop_class_uid, delivery.sop_instance_uid, delivery.payload)
+        SendObject(
+            sop_class_uid=delivery.sop_class_uid,
+            sop_instance_uid=delivery.sop_instance_uid,
+            transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,  # as every report is written
+            payload=delivery.payload,
+        )
         for delivery in due
     ]
     results = scu.send(objects, destination, calling_ae_title=services.settings.ae_title)
     return {result.sop_instance_uid: result for result in results}
 
 
-def _record(services: Services, delivery: DueDelivery, result: SendResult | None) -> bool:
+def _record(services: Services, delivery: DueDelivery, result: SendResult) -> bool:
     held = delivery.held
     extra = {"sop_instance_uid": delivery.sop_instance_uid}
     try:
         with services.database.begin() as tx:
-            if result is not None and result.accepted:
+            if result.error is None:
                 deliveries.record_sent(tx, held)
                 return True
-            error = "the association ended before it" if result is None else str(result.error)
-            if held.attempts >= REFUSALS_MAX or _is_too_old(tx.now, delivery):
+            error = result.error
+            refused = result.status is not None  # and not merely left out when all broke off
+            if (refused and held.attempts >= REFUSALS_MAX) or _is_too_old(tx.now, delivery):
                 deliveries.record_delivery_failure(tx, held, error)
             else:
                 wait_s = backoff_s(held.attempts)

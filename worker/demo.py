@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from data_store import DataStore
 from dicom_io.sr import as_text
 from pynetdicom import AE, _config, evt
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 
 from db import queries
@@ -86,7 +87,7 @@ def _pacs(folder: Path) -> Iterator[int]:
     folder.mkdir()
 
     def keep(event: Event) -> int:
-        uid = str(event.request.AffectedSOPInstanceUID)
+        uid = str(cast(C_STORE, event.request).AffectedSOPInstanceUID)
         (folder / f"{uid}.dcm").write_bytes(event.encoded_dataset())
         return 0x0000
 
@@ -94,8 +95,9 @@ def _pacs(folder: Path) -> Iterator[int]:
     ae = AE(ae_title="DEMO_PACS")
     ae.supported_contexts = listener_contexts()
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
+    assert server is not None  # it does not block
     try:
-        yield server.server_address[1]
+        yield int(server.server_address[1])
     finally:
         server.shutdown()
 

@@ -44,11 +44,12 @@ def run_dicom(settings: Settings, concurrency: int) -> int:
 
 def run_inference(settings: Settings) -> int:
     """Load the model, warm it up, then take inference tasks in this very process."""
+    from dicom_io import preprocess
     from model.predict import Predictor
     from worker.tasks import ProcessServices, register_inference_tasks
 
     services = ProcessServices(settings)
-    predictor = Predictor(services().bundle)
+    predictor = Predictor(services().bundle, preprocess_version=preprocess.VERSION)
     predictor.warm_up()
     app = make_app(settings.broker)
     register_inference_tasks(app, services, predictor)

@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
+from typing import cast
 
 from pynetdicom import AE, _config, evt
-from pynetdicom.events import Event
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_io.contexts import listener_contexts
@@ -55,7 +57,7 @@ def start_server(
     ae.acse_timeout = ACSE_TIMEOUT_S
     ae.dimse_timeout = DIMSE_TIMEOUT_S
     ae.network_timeout = NETWORK_TIMEOUT_S
-    handlers = [
+    handlers: list[EventHandlerType] = [
         (evt.EVT_CONN_OPEN, _refuse_strangers, [allowed_ips]),
         (evt.EVT_C_STORE, _handle_store, [store]),
     ]
@@ -71,9 +73,10 @@ class _Server(ThreadedAssociationServer):
 
     def server_bind(self) -> None:
         super().server_bind()
+        assert self.socket is not None  # it has just been bound
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
-    def get_request(self) -> tuple[socket.socket, object]:
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         client, address = super().get_request()
         # Without it, half a PDU and then silence outlives every timeout of the AE.
         client.settimeout(NETWORK_TIMEOUT_S)
@@ -81,14 +84,14 @@ class _Server(ThreadedAssociationServer):
 
 
 def _refuse_strangers(event: Event, allowed: tuple[IPv4Network | IPv6Network, ...]) -> None:
-    address = ip_address(event.address[0])
+    address = ip_address(event.address[0])  # type: ignore[attr-defined]  # set for this event
     if allowed and not any(address in network for network in allowed):
         _log.warning("connection refused: address not in CXR_ALLOWED_IPS")
         event.assoc.abort()
 
 
 def _handle_store(event: Event, store: Store) -> int:
-    request = event.request
+    request = cast(C_STORE, event.request)
     origin = Origin(
         sop_class_uid=str(request.AffectedSOPClassUID),
         sop_instance_uid=str(request.AffectedSOPInstanceUID),

@@ -32,7 +32,6 @@ from worker.errors import BadSettings
 
 PREFIX = "CXR_"
 SECRETS = {"database_url", "broker_url"}  # they may hold a password
-_DESTINATION = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>\[[^\]]+\]|[^:\[\]]+):(?P<port>\d+)")
 
 
 def _split(value: object) -> object:
@@ -48,18 +47,6 @@ def _ae_title(value: str) -> str:
     if "\\" in value or value.strip() != value:
         raise ValueError("expected an AE title: no backslash, no space at either end")
     return value
-
-
-def parse_destination(text: str) -> Destination:
-    """`AET@host:port` as a destination; ValueError says what is wrong."""
-    match = _DESTINATION.fullmatch(text)
-    if match is None:
-        raise ValueError(f"expected AET@host:port, got {text!r}")
-    port = int(match["port"])
-    if not 1 <= port <= 65535:  # noqa: PLR2004
-        raise ValueError(f"expected a port from 1 to 65535 in {text!r}")
-    host = match["host"].strip("[]")
-    return Destination(ae_title=_ae_title(match["ae_title"]), host=host, port=port)
 
 
 AeTitle = Annotated[str, BeforeValidator(lambda value: _ae_title(str(value)))]
@@ -173,7 +160,7 @@ class Settings(BaseModel):
     def _parse_destinations(cls, value: object) -> object:
         parts = _split(value)
         if isinstance(parts, tuple):
-            return tuple(parse_destination(p) if isinstance(p, str) else p for p in parts)
+            return tuple(Destination.parse(p) if isinstance(p, str) else p for p in parts)
         return value
 
     @field_validator("timezone")

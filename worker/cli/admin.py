@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 import sqlalchemy.exc
@@ -13,6 +14,9 @@ from db.engine import Database
 from db.errors import DatabaseError
 from worker.errors import WorkerError
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from dicom_io.scu import Destination
 
 
 @click.command()
@@ -91,7 +95,7 @@ def _model(settings: Settings) -> str:
     return f"{bundle.name} {bundle.version}"
 
 
-def _echo(settings: Settings, destination: "object") -> str:
+def _echo(settings: Settings, destination: "Destination") -> str:
     from dicom_io import scu
     from dicom_io.errors import DestinationUnavailable
 

@@ -9,11 +9,13 @@ import click
 
 from dicom_io import eligibility, preprocess
 from dicom_io.errors import DicomError
-from dicom_io.read import header_of, is_dicom, read_dataset
+from dicom_io.read import header_of, read_dataset
 from model.bands import Interpreter
 from model.predict import Predictor
 from worker.services import make_interpreter, open_bundle
 from worker.settings import Settings
+
+PICTURES = {".jpeg", ".jpg", ".png"}  # everything else is taken for DICOM
 
 
 @click.command()
@@ -23,7 +25,7 @@ def predict(paths: tuple[Path, ...], as_json: bool) -> None:
     """Predict images: DICOM, JPEG or PNG, one by one."""
     settings = Settings.from_env()
     bundle = open_bundle(settings)
-    predictor = Predictor(bundle)
+    predictor = Predictor(bundle, preprocess_version=preprocess.VERSION)
     interpreter = make_interpreter(settings, bundle)
     identity = {"model_name": bundle.name, "model_version": bundle.version}
     failed = 0
@@ -54,7 +56,7 @@ def _predict_one(path: Path, predictor: Predictor, interpreter: Interpreter) -> 
         "band": None,
     }
     try:
-        if is_dicom(path):
+        if path.suffix.lower() not in PICTURES:
             ds = read_dataset(path)
             outcome["sop_instance_uid"] = header_of(ds).sop_instance_uid
             if reason := eligibility.reason_to_reject(ds):

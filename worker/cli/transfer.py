@@ -10,7 +10,6 @@ from rich.progress import Progress
 from dicom_io import scu
 from dicom_io.errors import DestinationUnavailable
 from worker.errors import WorkerError
-from worker.settings import parse_destination
 
 
 @click.command()
@@ -20,27 +19,21 @@ from worker.settings import parse_destination
 def send(paths: tuple[Path, ...], to: str, aet: str) -> None:
     """Send DICOM files, or all files below folders, by C-STORE."""
     try:
-        destination = parse_destination(to)
+        destination = scu.Destination.parse(to)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--to") from error
-    files = [file for path in paths for file in _files(path)]
+    files = scu.files_in(paths)
     failed = 0
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("sending", total=len(files))
         try:
-            for path, result in scu.send_files(files, destination, calling_ae_title=aet):
-                progress.advance(task)
-                if not result.accepted:
+            for result in scu.send_files(files, destination, calling_ae_title=aet):
+                progress.update(task, completed=result.done)
+                if result.error is not None:
                     failed += 1
-                    click.echo(f"{path}: {result.error}", err=True)
+                    click.echo(f"{result.path}: {result.error}", err=True)
         except DestinationUnavailable as error:
             raise WorkerError(f"{to}: {error}") from error
     click.echo(f"{len(files) - failed} of {len(files)} files accepted by {to}")
     sys.exit(1 if failed or not files else 0)
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file())

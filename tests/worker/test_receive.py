@@ -1,0 +1,178 @@
+"""The write path of the listener, without the network: statuses, rows and files."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from pydicom.dataset import Dataset
+
+from db import schema
+from db.engine import Database
+from db.tables import conflicts, instances, studies
+from tests.support import dicom
+from worker.receive import (
+    CANNOT_UNDERSTAND,
+    DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
+    OUT_OF_RESOURCES,
+    SUCCESS,
+    Origin,
+    Receiver,
+)
+from worker.spool import Spool
+
+
+class Listener:
+    """A receiver on a real spool and a real database, with the wake-ups it sent."""
+
+    def __init__(self, folder: Path, reserve_mb: int = 0) -> None:
+        self.spool = Spool(folder / "spool")
+        self.spool.create()
+        self.database_file = folder / "cxr.db"
+        self.database = Database(f"sqlite:///{self.database_file}")
+        schema.upgrade(self.database)
+        self.woken: list[tuple[str, str]] = []
+        self.receiver = Receiver(
+            spool=self.spool,
+            database=self.database,
+            notify=lambda stage, key: self.woken.append((stage, key)),
+            settle_s=30,
+            max_study_age_days=100_000,
+            spool_reserve_mb=reserve_mb,
+        )
+
+    def store(self, ds: Dataset, **origin: str) -> int:
+        path = dicom.write(ds, self.spool.temp)
+        return self.receiver.receive(path, self.origin(ds, **origin))
+
+    def origin(self, ds: Dataset, **changes: str) -> Origin:
+        values = {
+            "sop_class_uid": str(ds.SOPClassUID),
+            "sop_instance_uid": str(ds.SOPInstanceUID),
+            "calling_ae_title": "TEST",
+        }
+        return Origin(**(values | changes))
+
+    def rows(self, table: sa.Table = instances) -> list[sa.Row[tuple[object, ...]]]:
+        with self.database.read() as tx:
+            return list(tx.conn.execute(sa.select(table)))
+
+    def files(self) -> int:
+        return len(list(self.spool.names()))
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Listener:
+    return Listener(tmp_path)
+
+
+def test_success_means_a_file_a_row_and_a_wake_up(listener: Listener) -> None:
+    ds = dicom.chest()
+    assert listener.store(ds) == SUCCESS
+    (row,) = listener.rows()
+    assert (row.state, row.sop_instance_uid) == ("received", ds.SOPInstanceUID)
+    assert listener.spool.path(row.spool_name).is_file()
+    assert listener.woken == [("prepare", ds.SOPInstanceUID)]
+    (study,) = listener.rows(studies)
+    assert (study.accession_number, study.patient_id) == ("ACC-1", "PID-1")
+
+
+def test_the_same_bytes_again_are_success_and_nothing_new(listener: Listener) -> None:
+    ds = dicom.chest()
+    listener.store(ds)
+    before = listener.rows(studies)
+    assert listener.store(ds) == SUCCESS
+    assert listener.rows(studies) == before
+    assert listener.files() == 1
+    assert len(listener.woken) == 1
+
+
+def test_a_corrected_header_replaces_the_first_and_is_analysed_anew(listener: Listener) -> None:
+    ds = dicom.chest()
+    listener.store(ds)
+    (before,) = listener.rows(studies)
+    ds.PatientID, ds.AccessionNumber = "PID-CORRECTED", "ACC-2"
+    assert listener.store(ds) == SUCCESS
+    (study,) = listener.rows(studies)
+    assert (study.patient_id, study.accession_number) == ("PID-CORRECTED", "ACC-2")
+    assert study.revision == before.revision + 1
+    assert listener.files() == 1
+    assert len(listener.woken) == 2
+    assert listener.rows(conflicts) == []
+
+
+def test_other_pixels_under_the_same_uid_are_kept_beside_and_change_nothing(
+    listener: Listener,
+) -> None:
+    ds = dicom.chest()
+    listener.store(ds)
+    before = listener.rows() + listener.rows(studies)
+    ds.PixelData = dicom.chest_pixels(seed=1).tobytes()
+    assert listener.store(ds) == SUCCESS
+    assert listener.rows() + listener.rows(studies) == before
+    (conflict,) = listener.rows(conflicts)
+    assert listener.spool.path(conflict.spool_name).is_file()
+    assert listener.files() == 2
+
+
+def test_a_presentation_state_is_success_and_rejected_as_no_image(listener: Listener) -> None:
+    assert listener.store(dicom.presentation_state("1.2.3")) == SUCCESS
+    (row,) = listener.rows()
+    assert (row.state, row.reason) == ("rejected", "not an image")
+    assert listener.woken == []
+
+
+def test_what_is_not_dicom_is_quarantined_with_its_reason(listener: Listener) -> None:
+    path = listener.spool.temp / "rubbish"
+    path.write_bytes(b"rubbish" * 100)
+    status = listener.receiver.receive(path, listener.origin(dicom.chest()))
+    assert status == CANNOT_UNDERSTAND
+    (row,) = listener.rows()
+    assert (row.state, row.study_id) == ("failed", None)
+    assert row.reason
+    assert row.spool_name.startswith("quarantine/")
+    assert listener.spool.path(row.spool_name).is_file()
+
+
+def test_uids_that_differ_from_the_request_are_refused_as_such(listener: Listener) -> None:
+    status = listener.store(dicom.chest(), sop_instance_uid="1.2.3.4")
+    assert status == DATA_SET_DOES_NOT_MATCH_SOP_CLASS
+    (row,) = listener.rows()
+    assert (row.sop_instance_uid, row.state) == ("1.2.3.4", "failed")
+
+
+def test_below_the_reserve_a_store_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    listener = Listener(tmp_path, reserve_mb=1 << 40)
+    assert listener.store(dicom.chest()) == OUT_OF_RESOURCES
+    assert listener.rows() == []
+    assert listener.files() == 0
+    assert list(listener.spool.temp.iterdir()) == []
+
+
+def test_with_the_database_down_the_file_stays_and_is_adopted_later(listener: Listener) -> None:
+    listener.receiver.adopt_if_needed()
+    listener.database.dispose()
+    hidden = listener.database_file.rename(listener.database_file.with_suffix(".hidden"))
+    listener.database_file.mkdir()  # whatever opens it now fails
+    ds = dicom.chest()
+    assert listener.store(ds) == OUT_OF_RESOURCES
+    assert listener.files() == 1
+    assert listener.receiver.adopt_if_needed() == 0
+    listener.database_file.rmdir()
+    hidden.rename(listener.database_file)
+    assert listener.receiver.adopt_if_needed() == 1
+    (row,) = listener.rows()
+    assert (row.sop_instance_uid, row.state) == (ds.SOPInstanceUID, "received")
+    assert listener.store(ds) == SUCCESS  # the sender tries again
+    assert listener.files() == 1
+
+
+def test_a_file_cut_off_from_its_commit_is_adopted_at_the_next_start(tmp_path: Path) -> None:
+    killed = Listener(tmp_path)
+    ds = dicom.chest()
+    path = dicom.write(ds, killed.spool.temp)
+    killed.spool.store(path, ds.SOPInstanceUID)  # killed here, before the commit
+    restarted = Listener(tmp_path)
+    assert restarted.receiver.adopt_if_needed() == 1
+    assert restarted.receiver.adopt_if_needed() == 0
+    (row,) = restarted.rows()
+    assert row.sop_instance_uid == ds.SOPInstanceUID

@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+
+from dicom_io.scu import Destination
+from worker.errors import BadSettings
+from worker.settings import PREFIX, Settings
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def _problems(environ: dict[str, str]) -> str:
+    with pytest.raises(BadSettings) as caught:
+        Settings.from_env(environ)
+    return str(caught.value)
+
+
+def test_without_any_variable_everything_has_its_default(tmp_path: Path) -> None:
+    settings = Settings.from_env({})
+    assert settings.ae_title == "CXR_WORKER"
+    assert settings.dicom_port == 11112
+    assert settings.database == f"sqlite:///{tmp_path / 'var' / 'cxr.db'}"
+    assert settings.broker.startswith("redis+socket://")
+
+
+def test_every_bad_variable_is_reported_at_once_with_value_and_expectation() -> None:
+    text = _problems(
+        {
+            "CXR_DICOM_PORT": "http",
+            "CXR_PREVALENCE": "10",
+            "CXR_DESTINATIONS": "PACS@host",
+            "CXR_OUTSIDE_INTENDED_USE": "hide",
+            "CXR_TIMEZONE": "Mars/Olympus",
+            "CXR_AE_TITLE": "A_TITLE_OF_MORE_THAN_16",
+            "CXR_ALLOWED_IPS": "10.0.0.0/99",
+            "CXR_TEST_PATIENT_PATTERN": "(",
+        }
+    )
+    for expected in (
+        "CXR_DICOM_PORT='http'",
+        "CXR_PREVALENCE='10': input should be less than 1",
+        "AET@host:port",
+        "CXR_OUTSIDE_INTENDED_USE='hide': input should be 'withhold' or 'mark'",
+        "expected a time zone such as Europe/Berlin",
+        "CXR_AE_TITLE='A_TITLE_OF_MORE_THAN_16': expected an AE title: 1 to 16",
+        "CXR_ALLOWED_IPS='10.0.0.0/99'",
+        "CXR_TEST_PATIENT_PATTERN='('",
+    ):
+        assert expected in text
+    assert len(text.splitlines()) == 9
+
+
+def test_a_secret_is_never_shown() -> None:
+    text = _problems({"CXR_DATABASE_URL": "mysql://user:hunter2@host/db"})
+    assert "CXR_DATABASE_URL=***: expected postgresql://" in text
+    assert "hunter2" not in text
+    settings = Settings.from_env({"CXR_BROKER_URL": "redis://:hunter2@host/0"})
+    assert "hunter2" not in repr(settings)
+
+
+def test_a_misspelt_setting_is_named_with_what_was_probably_meant() -> None:
+    assert "CXR_DICOM_PROT: no such setting; did you mean CXR_DICOM_PORT?" in _problems(
+        {"CXR_DICOM_PROT": "104"}
+    )
+
+
+def test_band_limits_must_be_in_order() -> None:
+    text = _problems({"CXR_BAND_REVIEW_FROM": "0.7", "CXR_BAND_POSITIVE_FROM": "0.3"})
+    assert "CXR_BAND_REVIEW_FROM must not be above CXR_BAND_POSITIVE_FROM" in text
+
+
+def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CXR_DICOM_PORT=104\nCXR_AE_TITLE=FROM_FILE\n")
+    settings = Settings.from_env({"CXR_DICOM_PORT": "105"})
+    assert (settings.dicom_port, settings.ae_title) == (105, "FROM_FILE")
+
+
+def test_an_empty_variable_means_the_default() -> None:
+    environ = {PREFIX + name.upper(): "" for name in Settings.model_fields}
+    assert Settings.from_env(environ) == Settings.from_env({})
+
+
+def test_lists_are_separated_by_commas() -> None:
+    settings = Settings.from_env(
+        {
+            "CXR_DESTINATIONS": "PACS@10.0.0.1:104, ARCHIVE@[::1]:11112",
+            "CXR_ALLOWED_IPS": "10.0.0.0/8,127.0.0.1",
+            "CXR_ALLOWED_CALLING_AE_TITLES": "PACS,MODALITY 1",
+        }
+    )
+    assert settings.destinations == (
+        Destination(ae_title="PACS", host="10.0.0.1", port=104),
+        Destination(ae_title="ARCHIVE", host="::1", port=11112),
+    )
+    assert [str(network) for network in settings.allowed_ips] == ["10.0.0.0/8", "127.0.0.1/32"]
+    assert settings.allowed_calling_ae_titles == ("PACS", "MODALITY 1")
+
+
+def test_settings_pass_unchanged_to_a_child_process() -> None:
+    settings = Settings.from_env(
+        {
+            "CXR_DESTINATIONS": "PACS@10.0.0.1:104,ARCHIVE@[::1]:11112",
+            "CXR_ALLOWED_IPS": "10.0.0.0/8",
+            "CXR_DATABASE_URL": "postgresql://u:p@h/d",
+            "CXR_TEST_PATIENT_PATTERN": "^TEST",
+            "CXR_DELIVERY": "off",
+            "CXR_BAND_REVIEW_FROM": "0.25",
+            "CXR_STUDY_SETTLE_S": "2",
+        }
+    )
+    assert Settings.from_env(settings.environment()) == settings
