@@ -5,13 +5,12 @@ Explicit VR is the data set encoded anew.
 """
 
 import logging
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
@@ -26,6 +25,7 @@ from dicom_io.contexts import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     VERIFICATION,
 )
+from dicom_io.destination import Destination
 from dicom_io.errors import DestinationUnavailable
 
 # Send files in pieces, as they are; and never print a PDU or a data set into a log.
@@ -37,35 +37,6 @@ _config.LOG_RESPONSE_IDENTIFIERS = False
 logger = logging.getLogger(__name__)
 
 CONTEXTS_MAX = 128  # PS3.8 9.3.2.2: odd numbers of one byte
-_AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}", re.ASCII)  # PS3.5 6.2, AE: no backslash
-_PORT_MAX = 65535
-
-
-@dataclass(frozen=True, kw_only=True)
-class Destination:
-    """A storage SCP. Raises ValueError when its title, host or port cannot be one."""
-
-    ae_title: str
-    host: str
-    port: int
-
-    def __post_init__(self) -> None:
-        if not _AE_TITLE.fullmatch(self.ae_title) or not self.ae_title.strip():
-            raise ValueError(f"AE title {self.ae_title!r}: expected 1 to 16 ASCII characters")
-        if not self.host or not 1 <= self.port <= _PORT_MAX:
-            raise ValueError(f"{self.host!r}, port {self.port}: expected a host and 1 to 65535")
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``AET@host:port``; an IPv6 host stands in brackets. Raises ValueError."""
-        match = re.fullmatch(r"([^@]+)@(\[[^\]]+\]|[^:\[\]]+):(\d{1,5})", text.strip())
-        if not match:
-            raise ValueError(f"{text!r}: expected AET@host:port")
-        return cls(ae_title=match[1], host=match[2].strip("[]"), port=int(match[3]))
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.ae_title}@{host}:{self.port}"
 
 
 @dataclass(frozen=True, kw_only=True)
