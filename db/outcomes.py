@@ -64,6 +64,11 @@ def record_prepared(
     )
 
 
+def prepare_again(tx: Transaction, held: Claim) -> None:
+    """Send an instance back whose picture is missing or of another version; raises LeaseLost."""
+    complete(tx, INFER, held, {"state": InstanceState.RECEIVED, "due_at": tx.now, "attempts": 0})
+
+
 def record_prediction(tx: Transaction, held: Claim, prediction: Prediction) -> StudyProgress | None:
     """Write a prediction and raise the study's revision; raises LeaseLost."""
     outcome = {

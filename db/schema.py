@@ -2,54 +2,43 @@
 
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy.engine import Connection
+import sqlalchemy as sa
 
 from db.engine import Database
 from db.errors import SchemaMismatch
 
+VERSION = "0001"  # the newest of migrations/versions
+_UPGRADE_LOCK = 4242110112  # two that start at once take turns
+
 
 def upgrade(database: Database) -> str:
     """Run the migrations that are missing; returns the schema version it is at then."""
-    config = _config()
+    from alembic import command  # slow to import, and no query needs it
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with database.engine.begin() as conn:
-        if conn.dialect.name == "postgresql":  # two that start at once take turns
-            conn.exec_driver_sql("SELECT pg_advisory_xact_lock(4242110112)")
+        if conn.dialect.name == "postgresql":
+            conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
         config.attributes["connection"] = conn
         command.upgrade(config, "head")
-    return wanted_version()
-
-
-def wanted_version() -> str:
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
-        raise RuntimeError("db/migrations holds no migration")
-    return head
+    return VERSION
 
 
 def current_version(database: Database) -> str | None:
     with database.read() as tx:
-        return _version_of(tx.conn)
+        if not sa.inspect(tx.conn).has_table("alembic_version"):
+            return None
+        found = tx.conn.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return None if found is None else str(found)
 
 
 def require_current(database: Database) -> None:
     """Raise SchemaMismatch unless the database is at exactly this version's schema."""
-    found, wanted = current_version(database), wanted_version()
-    if found != wanted:
+    found = current_version(database)
+    if found != VERSION:
         raise SchemaMismatch(
             f"the database is at schema {found or 'none'}, this version of cxr-worker needs "
-            f"{wanted}: run `cxr-worker db upgrade` with the newest version in use"
+            f"{VERSION}: run `cxr-worker db upgrade` with the newest version in use"
         )
-
-
-def _version_of(conn: Connection) -> str | None:
-    return MigrationContext.configure(conn).get_current_revision()
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config

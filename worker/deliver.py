@@ -14,8 +14,9 @@ from db.deliveries import DueDelivery
 from db.errors import LeaseLost
 from dicom_io import scu
 from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN
+from dicom_io.destination import Destination
 from dicom_io.errors import DestinationUnavailable
-from dicom_io.scu import Destination, SendObject, SendResult
+from dicom_io.scu import SendObject, SendResult
 from worker import log
 from worker.services import Services
 

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from dicom_io.scu import Destination
+from dicom_io.destination import Destination
 from worker import embedded
 from worker.errors import BadSettings
 

@@ -1,7 +1,9 @@
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from db import queries, schema
 from db.engine import Database
@@ -21,7 +23,7 @@ def test_an_empty_database_is_refused_until_it_is_upgraded(database_url: str) ->
         schema.require_current(database)
     schema.upgrade(database)
     schema.require_current(database)
-    assert schema.upgrade(database) == schema.wanted_version()
+    assert schema.upgrade(database) == schema.current_version(database) == schema.VERSION
     database.dispose()
 
 
@@ -30,3 +32,9 @@ def test_the_views_have_the_columns_that_the_queries_name(database: Database) ->
         for view in (queries.study_results, queries.instance_results, queries.deliveries):
             found = tx.conn.execute(sa.text(f"SELECT * FROM {view.name}")).keys()
             assert list(found) == [column.name for column in view.columns]
+
+
+def test_the_version_of_the_code_is_that_of_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", "db/migrations")
+    assert ScriptDirectory.from_config(config).get_current_head() == schema.VERSION

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_io.scu import Destination
+from dicom_io.destination import Destination
 from worker.errors import BadSettings
 from worker.settings import PREFIX, Settings
 

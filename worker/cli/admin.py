@@ -4,19 +4,15 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
-
 import click
 import sqlalchemy.exc
 
 from db import schema
 from db.engine import Database
 from db.errors import DatabaseError
+from dicom_io.destination import Destination
 from worker.errors import WorkerError
 from worker.settings import Settings
-
-if TYPE_CHECKING:
-    from dicom_io.scu import Destination
 
 
 @click.command()
@@ -61,7 +57,7 @@ def _database(settings: Settings) -> str:
     try:
         database = Database(settings.database)
         schema.require_current(database)
-        return f"schema {schema.wanted_version()}"
+        return f"schema {schema.VERSION}"
     except (DatabaseError, OSError) as error:
         raise _Failed(str(error)) from error
     except sqlalchemy.exc.SQLAlchemyError as error:
@@ -95,7 +91,7 @@ def _model(settings: Settings) -> str:
     return f"{bundle.name} {bundle.version}"
 
 
-def _echo(settings: Settings, destination: "Destination") -> str:
+def _echo(settings: Settings, destination: Destination) -> str:
     from dicom_io import scu
     from dicom_io.errors import DestinationUnavailable
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dicom_io import scu
+from dicom_io.destination import Destination
 from dicom_io.errors import DestinationUnavailable
 from worker.errors import WorkerError
 
@@ -19,7 +20,7 @@ from worker.errors import WorkerError
 def send(paths: tuple[Path, ...], to: str, aet: str) -> None:
     """Send DICOM files, or all files below folders, by C-STORE."""
     try:
-        destination = scu.Destination.parse(to)
+        destination = Destination.parse(to)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--to") from error
     files = scu.files_in(paths)
