@@ -83,6 +83,11 @@ def read_header(path: Path) -> Header:
     return header_of(ds)
 
 
+def read_header_dataset(path: Path) -> FileDataset:
+    """Read everything before the pixel data. Raises UnreadableDicom."""
+    return _read(path, stop_when=lambda tag, _vr, _length: tag >= _PIXEL_DATA_TAGS[0])
+
+
 def read_dataset(path: Path, *, force: bool = False) -> FileDataset:
     """Read a whole object. `force` also takes a file without the DICM marker.
 

@@ -7,7 +7,9 @@ uid})`. Libraries are held at WARNING: at DEBUG some of them print whole data se
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 
 _OWN = logging.getLogger("cxr")
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -15,6 +17,13 @@ _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskN
 
 def get(name: str) -> logging.Logger:
     return _OWN.getChild(name)
+
+
+def where(error: BaseException) -> str:
+    """An error's type and place, without its text: a library's message may quote the patient."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" at {Path(frame[0].filename).name}:{frame[0].lineno}" if frame else ""
+    return type(error).__name__ + place
 
 
 def configure(level: str, fmt: str) -> None:

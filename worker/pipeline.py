@@ -70,6 +70,8 @@ def drain(
             work(held)
         except LeaseLost as lost:
             _log.warning("%s", lost)
+        except Exception as error:  # one bad row must not end the worker
+            _retry(services, stage, held, error)
         done += len(held)
         first = None
         if time.monotonic() > deadline:
@@ -103,9 +105,6 @@ def _prepare(services: Services, held: Claim) -> None:
         return
     except DicomError as error:  # the file will be no better next time
         _dismiss(services, PREPARE, held, InstanceState.FAILED, str(error))
-        return
-    except (OSError, MemoryError) as error:
-        _retry(services, PREPARE, held, error)
         return
     if picture is None:
         _dismiss(services, PREPARE, held, InstanceState.REJECTED, reason or "")
@@ -172,11 +171,16 @@ def _dismiss(
     _report_if_complete(services, progress)
 
 
-def _retry(services: Services, stage: Stage, held: Claim, error: Exception) -> None:
-    _log.warning("%s: attempt %s failed: %s", stage.name, held.attempts, type(error).__name__)
-    wait_s = RETRY_AFTER_S * 2 ** (held.attempts - 1)
-    with services.database.begin() as tx:
-        release(tx, stage, held, error=type(error).__name__, retry_in_s=wait_s)
+def _retry(services: Services, stage: Stage, claims: list[Claim], error: Exception) -> None:
+    said = log.where(error)
+    _log.error("%s: attempt %s failed: %s", stage.name, claims[0].attempts, said)
+    for held in claims:
+        wait_s = RETRY_AFTER_S * 2 ** (held.attempts - 1)
+        try:
+            with services.database.begin() as tx:
+                release(tx, stage, held, error=said, retry_in_s=wait_s)
+        except LeaseLost:  # done before the error, or taken over
+            continue
 
 
 def _report_if_complete(services: Services, progress: StudyProgress | None) -> None:

@@ -106,8 +106,8 @@ def _handle_store(event: Event, store: Store) -> int:
     except OSError as error:
         _log.error("store failed: %s", error.strerror, extra=extra)
         return OUT_OF_RESOURCES
-    except Exception:  # the association lives on, whatever one object does
-        _log.exception("store failed", extra=extra)
+    except Exception as error:  # the association lives on, whatever one object does
+        _log.error("store failed: %s", log.where(error), extra=extra)
         return CANNOT_UNDERSTAND
     finally:
         path.unlink(missing_ok=True)  # gone already, unless the store failed

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+
 import click
 import sqlalchemy.exc
 
