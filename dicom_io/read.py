@@ -3,7 +3,6 @@
 Imports neither numpy nor cv2: the listener reads headers, many at a time.
 """
 
-import math
 import re
 import zlib
 from collections.abc import Callable
@@ -85,7 +84,7 @@ def read_header(path: Path) -> Header:
 
 def read_header_dataset(path: Path) -> FileDataset:
     """Read everything before the pixel data. Raises UnreadableDicom."""
-    return _read(path, stop_when=lambda tag, _vr, _length: tag >= _PIXEL_DATA_TAGS[0])
+    return _read(path, stop_when=lambda tag, _vr, _length: tag >= _PIXEL_DATA)
 
 
 def read_dataset(path: Path, *, force: bool = False) -> FileDataset:
@@ -122,7 +121,7 @@ def header_of(ds: Dataset) -> Header:
         body_part=text_value(ds, "BodyPartExamined", 16),
         study_date=date_value(ds, "StudyDate"),
         patient_birth_date=birth_date,
-        age_years=_age_years(ds, birth_date),
+        age_years=age_years(ds),
         rows=integer_value(ds, "Rows"),
         columns=integer_value(ds, "Columns"),
         number_of_frames=integer_value(ds, "NumberOfFrames"),
@@ -258,14 +257,15 @@ def _required_uid(ds: Dataset, keyword: str) -> str:
     return uid
 
 
-def _age_years(ds: Dataset, birth_date: date | None) -> float | None:
+def age_years(ds: Dataset) -> float | None:
     """Return the age at the study: Patient's Age, else birth date to study date."""
     match = re.fullmatch(r"(\d{1,3})([DWMY])", text_value(ds, "PatientAge", 4) or "", re.ASCII)
     if match:
         return float(match[1]) / _UNITS_PER_YEAR[match[2]]
     days = (date_value(ds, k) for k in ("StudyDate", "AcquisitionDate", "ContentDate"))
     taken = next((day for day in days if day), None)
+    birth_date = date_value(ds, "PatientBirthDate")
     if birth_date is None or taken is None:
         return None
-    age_years = (taken - birth_date).days / _DAYS_PER_YEAR
-    return age_years if 0 <= age_years <= _AGE_YEARS_MAX and math.isfinite(age_years) else None
+    age = (taken - birth_date).days / _DAYS_PER_YEAR
+    return age if 0 <= age <= _AGE_YEARS_MAX else None

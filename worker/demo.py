@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from data_store import DataStore
-from dicom_io.sr import as_text
 from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
@@ -24,6 +23,7 @@ from pynetdicom.events import Event
 from db import queries
 from db.engine import Database
 from dicom_io.contexts import listener_contexts
+from dicom_io.sr import as_text
 from worker import home
 from worker.settings import Settings
 

@@ -40,6 +40,7 @@ def command(home: Path) -> list[str]:
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
         "loglevel": "warning",
+        "logfile": str(folder / "valkey.log"),
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     return [str(get_binary_path()), *arguments]

@@ -19,7 +19,7 @@ from db.outcomes import StoredPixels, StudyProgress
 from db.tables import InstanceState, instances
 from dicom_io import eligibility, preprocess
 from dicom_io.errors import DicomError, NoPixels
-from dicom_io.read import header_of, read_dataset
+from dicom_io.read import age_years, read_dataset
 from model.predict import Predictor
 from worker import log
 from worker.celery_app import TASK_TIME_LIMIT_S
@@ -99,7 +99,7 @@ def _prepare(services: Services, held: Claim) -> None:
         ds = read_dataset(services.spool.path(row.spool_name))
         reason = eligibility.reason_to_reject(ds)
         picture = None if reason else preprocess.from_dataset(ds)
-        age_years = header_of(ds).age_years
+        age = age_years(ds)
     except NoPixels as error:
         _dismiss(services, PREPARE, held, InstanceState.REJECTED, str(error))
         return
@@ -110,7 +110,7 @@ def _prepare(services: Services, held: Claim) -> None:
         _dismiss(services, PREPARE, held, InstanceState.REJECTED, reason or "")
         return
     use = services.bundle.intended_use
-    intended = eligibility.intended_use(age_years, use.min_age_years, use.max_age_years)
+    intended = eligibility.intended_use(age, use.min_age_years, use.max_age_years)
     stored = StoredPixels(
         preprocess_version=preprocess.VERSION,
         rows=picture.shape[0],

@@ -16,9 +16,9 @@ from db import reports
 from db.claims import REPORT, Claim
 from db.errors import RevisionChanged
 from db.reports import BuiltReport, InstanceSnapshot, StudyResult, StudySnapshot
-from dicom_io import sr
+from dicom_io import eligibility, sr
 from dicom_io.errors import DicomError
-from dicom_io.read import read_header_dataset, text_value
+from dicom_io.read import age_years, read_header_dataset, text_value
 from worker import log
 from worker.pipeline import drain, is_poison, poison_reason
 from worker.services import Services
@@ -109,7 +109,7 @@ def _build(
         band=result.band,
         operating_point=_operating_point(services),
         prevalence=settings.prevalence,
-        intended_use=result.intended_use or "unknown",
+        intended_use=result.intended_use or _intended_use(services, findings[0].dataset),
         intended_use_text=bundle.intended_use.text,
         withhold=settings.outside_intended_use == "withhold",
         sop_instance_uid=sop_instance_uid,
@@ -167,6 +167,11 @@ def _finding(services: Services, study: StudySnapshot, image: InstanceSnapshot) 
     return sr.ImageFinding(
         dataset=dataset, probability=image.probability, band=image.band, reason=image.reason
     )
+
+
+def _intended_use(services: Services, header: Dataset) -> str:
+    use = services.bundle.intended_use
+    return eligibility.intended_use(age_years(header), use.min_age_years, use.max_age_years)
 
 
 def _operating_point(services: Services) -> str:

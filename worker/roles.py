@@ -5,11 +5,14 @@ and beside it Celery's prefork worker, which must not have any when it forks.
 """
 
 import os
+import socket
 import sys
 import threading
+import warnings
 from typing import Any
 
 from celery import Celery
+from celery.platforms import SecurityWarning
 from celery.signals import worker_process_init, worker_ready
 
 from db import schema
@@ -67,9 +70,11 @@ def run_dicom_celery(settings: Settings, concurrency: int) -> int:
 
 
 def _run_celery(app: Celery, role: str, *, pool: str, concurrency: int, queue: str) -> int:
+    # Celery warns of root because of pickle, which we do not accept.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     worker_ready.connect(lambda **_: _log.info("%s worker ready", role), weak=False)
     worker = app.Worker(
-        hostname=f"{role}-{os.getpid()}@%h",
+        hostname=f"{role}-{os.getpid()}@{socket.gethostname()}",
         pool=pool,
         concurrency=concurrency,
         queues=[queue],
@@ -78,6 +83,7 @@ def _run_celery(app: Celery, role: str, *, pool: str, concurrency: int, queue: s
         without_heartbeat=True,
         optimization="fair",
         loglevel="WARNING",
+        quiet=True,
     )
     worker.start()
     return int(worker.exitcode or 0)

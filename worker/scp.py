@@ -3,9 +3,11 @@
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
+from socketserver import BaseServer
 from typing import cast
 
 from pynetdicom import AE, _config, evt
@@ -23,6 +25,7 @@ ASSOCIATIONS_MAX = 100
 ACSE_TIMEOUT_S = 15
 DIMSE_TIMEOUT_S = 60
 NETWORK_TIMEOUT_S = 60
+DRAIN_S = 10
 
 _log = log.get("scp")
 Store = Callable[[Path, Origin], int]
@@ -75,6 +78,16 @@ class _Server(ThreadedAssociationServer):
         super().server_bind()
         assert self.socket is not None  # it has just been bound
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+
+    def shutdown(self) -> None:
+        """Take no more connections, let associations end by themselves, then abort the rest."""
+        BaseServer.shutdown(self)
+        self.server_close()
+        deadline = time.monotonic() + DRAIN_S
+        while (active := self.active_associations) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for association in active:
+            association.abort()
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         client, address = super().get_request()

@@ -73,12 +73,17 @@ class Child:
         self._wait_s = min(self._wait_s * 2, RESTART_AFTER_MAX_S)
         return self._process.returncode
 
+    def terminate(self) -> None:
+        """Ask the child to end; `stop` waits for it."""
+        self._restart_at = None
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
     def stop(self, within_s: float = STOP_WITHIN_S) -> None:
         """Ask the child to end, and kill it when it takes too long."""
-        self._restart_at = None
-        if self._process is None or self._process.poll() is not None:
+        self.terminate()
+        if self._process is None:
             return
-        self._process.terminate()
         try:
             self._process.wait(within_s)
         except subprocess.TimeoutExpired:

@@ -35,9 +35,7 @@ def run(settings: Settings, *, dicom_concurrency: int) -> int:
                     _wait_for_broker(embedded.socket_path(settings.home))
             return watch(children, stop)
         finally:
-            # The listener first: what is acknowledged by then, the workers finish or leave due.
-            for child in sorted(children, key=_stop_order):
-                child.stop()
+            _stop(children)
 
 
 def _children(settings: Settings, dicom_concurrency: int) -> list[Child]:
@@ -57,8 +55,14 @@ def _children(settings: Settings, dicom_concurrency: int) -> list[Child]:
     return children
 
 
-def _stop_order(child: Child) -> int:
-    return ["listener", "dicom", "inference", "broker"].index(child.name)
+def _stop(children: list[Child]) -> None:
+    """The listener first, the broker last: what is not finished by then stays due."""
+    for names in (["listener"], ["dicom", "inference"], ["broker"]):
+        group = [child for child in children if child.name in names]
+        for child in group:
+            child.terminate()
+        for child in group:
+            child.stop()
 
 
 def _wait_for_broker(path: Path) -> None:
