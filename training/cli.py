@@ -181,8 +181,10 @@ def export(run: Path, version: str, out: Path, cache: Path) -> None:
         backend.start()
         from training.assess import evaluated
         from training.export import export as export_run
+        from training.export import new_folder
 
         folder = Run(run)
+        new_folder(folder, version=version, parent=out)
         dataset, split = folder.data(cache, show_progress)
         bundle = export_run(folder, dataset, split, evaluated(folder), version=version, parent=out)
     click.echo(f"bundle: {bundle.path}")

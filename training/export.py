@@ -51,9 +51,7 @@ def export(
     Raises RunError when the bundle exists already or grows above 20 MB.
     """
     settings = run.settings()
-    folder = parent / f"{settings.recipe}-{version}"
-    if folder.exists():
-        raise RunError(f"{folder} exists: a published bundle never changes, choose a new --version")
+    folder = new_folder(run, version=version, parent=parent)
     folder.mkdir(parents=True)
     try:
         strip(run.final, folder / WEIGHTS)
@@ -71,6 +69,14 @@ def export(
         shutil.rmtree(folder)
         raise
     return bundle
+
+
+def new_folder(run: Run, *, version: str, parent: Path) -> Path:
+    """Where the bundle will lie; raises RunError when there is one already."""
+    folder = parent / f"{run.settings().recipe}-{version}"
+    if folder.exists():
+        raise RunError(f"{folder} exists: a published bundle never changes, choose a new --version")
+    return folder
 
 
 def strip(source: Path, target: Path) -> None:

@@ -43,6 +43,7 @@ def fit(recipe: Recipe, dataset: Dataset, run: Run, settings: RunSettings) -> No
 
     for epoch in range(first_epoch, settings.epochs):
         started = time.monotonic()
+        reseed_dropout(model, settings.seed, epoch)
         batches = Batches(
             dataset.pixels,
             labels,
@@ -89,9 +90,15 @@ def compiled(recipe: Recipe, weights: Weights) -> Any:
     """Build the recipe's model with its optimizer and loss."""
     model = recipe.build(weights)
     optimizer = keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     model.compile(optimizer=optimizer, loss=keras.losses.BinaryCrossentropy(from_logits=True))
     return model
+
+
+def reseed_dropout(model: Any, seed: int, epoch: int) -> None:
+    """Start each epoch from its own random state: a saved model does not keep it."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.seed_generator.state.assign([seed, epoch])
 
 
 def load_checkpoint(run: Run) -> Any | None:

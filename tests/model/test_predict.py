@@ -1,0 +1,111 @@
+"""The network behind a bundle: what is refused before it is loaded, and what it returns."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dicom_io import preprocess
+from model.bundle import MANIFEST, read_bundle, shipped_bundle_path
+from model.errors import BundleError, ModelError
+from model.predict import Predictor, import_tensorflow
+
+
+@pytest.fixture
+def predictor(bundle_folder: Path) -> Predictor:
+    return Predictor(read_bundle(bundle_folder), preprocess_version=1)
+
+
+def pictures(count: int) -> Any:
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32), dtype=np.uint8)
+
+
+def test_logits_do_not_depend_on_the_batch_they_come_in(predictor: Predictor) -> None:
+    images = pictures(71)
+    together = predictor.logits(images)
+    alone = np.concatenate([predictor.logits(images[i : i + 1]) for i in range(0, 71, 7)])
+    assert together.shape == (71,)
+    assert together.dtype == np.float32
+    assert np.ptp(together) > 1e-4
+    np.testing.assert_allclose(together[::7], alone, atol=1e-5)
+
+
+def test_network_is_traced_once_for_each_bucket(predictor: Predictor) -> None:
+    predictor.warm_up()
+    traces = predictor._graph.experimental_get_tracing_count()
+    for count in (1, 3, 5, 7, 9, 17, 31, 33, 64, 100):
+        predictor.logits(pictures(count))
+    assert predictor._graph.experimental_get_tracing_count() == traces == 6
+
+
+def test_no_picture_gives_no_logit(predictor: Predictor) -> None:
+    assert predictor.logits(pictures(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("shape", [(1, 224, 224), (32, 32), (1, 32, 32, 1)])
+def test_pictures_of_another_size_are_refused(predictor: Predictor, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected uint8"):
+        predictor.logits(np.zeros(shape, np.uint8))
+
+
+def test_other_preprocessing_version_is_refused_with_the_way_out(bundle_folder: Path) -> None:
+    with pytest.raises(BundleError, match=r"version 1, this program has version 2.*cxr-train"):
+        Predictor(read_bundle(bundle_folder), preprocess_version=2)
+
+
+def test_altered_weights_are_refused_before_they_are_loaded(bundle_folder: Path) -> None:
+    weights = bundle_folder / "model.keras"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    with pytest.raises(BundleError, match="SHA-256"):
+        Predictor(read_bundle(bundle_folder), preprocess_version=1)
+
+
+def rewrite_manifest(folder: Path, manifest: dict[str, Any], **changes: Any) -> None:
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
+
+
+def test_network_of_another_shape_is_refused(bundle_folder: Path, manifest: dict[str, Any]) -> None:
+    rewrite_manifest(bundle_folder, manifest, input_shape=[64, 64, 1])
+    with pytest.raises(BundleError, match=r"expected \(None, 64, 64, 1\)"):
+        Predictor(read_bundle(bundle_folder), preprocess_version=1)
+
+
+def test_network_that_carries_code_is_refused(
+    bundle_folder: Path, manifest: dict[str, Any]
+) -> None:
+    import hashlib
+
+    import keras
+
+    pixels = keras.Input((32, 32, 1))
+    flat = keras.layers.Flatten()(pixels)
+    hidden = keras.layers.Lambda(lambda x: x[:, :1], output_shape=(1,))(flat)
+    weights = bundle_folder / "model.keras"
+    keras.Model(pixels, hidden).save(weights)
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    rewrite_manifest(bundle_folder, manifest, weights_sha256=sha256)
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        Predictor(read_bundle(bundle_folder), preprocess_version=1)
+
+
+def test_threads_can_no_longer_be_set_once_tensorflow_runs(predictor: Predictor) -> None:
+    predictor.logits(pictures(1))
+    with pytest.raises(ModelError, match="started already"):
+        import_tensorflow(threads=7)
+
+
+def test_shipped_bundle_gives_the_logits_of_its_evaluation(shared_data: Path) -> None:
+    from training.dataset import read_picture
+
+    bundle = read_bundle(shipped_bundle_path())
+    predictor = Predictor(bundle, preprocess_version=preprocess.VERSION)
+    with (bundle.path / "validation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = [rows[0], rows[len(rows) // 2], rows[-1]]
+    train = shared_data / "chest_xray" / "train"
+    images = np.stack([read_picture(train / row["name"]) for row in chosen])
+    expected = [float(row["logit"]) for row in chosen]
+    np.testing.assert_allclose(predictor.logits(images), expected, atol=5e-3)

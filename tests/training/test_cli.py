@@ -1,0 +1,125 @@
+"""`cxr-train` from a folder of pictures to a bundle that the worker loads."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dicom_io import preprocess
+from model.bands import Interpreter
+from model.bundle import read_bundle
+from model.errors import BundleError
+from model.predict import Predictor
+from training.cli import main
+from training.dataset import Dataset
+from training.predictions import read_predictions
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def exported(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder after fit, calibrate, evaluate and export of the default recipe."""
+    work = tmp_path_factory.mktemp("work")
+    cache = ("--cache", work / "cache")
+    recipe = ("fit", "efficientnet-lite0", "--data", data_folder, "--run", work / "run")
+    run(*recipe, "--weights", "none", "--epochs", 2, "--folds", 4, *cache)
+    run("calibrate", work / "run", *cache)
+    assert "AUC" in run("evaluate", work / "run", *cache)
+    run("export", work / "run", "--version", "0.0.1", "--out", work / "bundles", *cache)
+    return work
+
+
+def test_bundle_gives_the_logits_of_the_run(exported: Path, dataset: Dataset) -> None:
+    bundle = read_bundle(exported / "bundles" / "efficientnet-lite0-0.0.1")
+    predictor = Predictor(bundle, preprocess_version=preprocess.VERSION)
+    predictions = read_predictions(exported / "run" / "predictions.csv")
+    indices = [dataset.names.index(name) for name in predictions.names]
+    served = predictor.logits(np.asarray(dataset.pixels[indices]))
+    np.testing.assert_allclose(served, predictions.logits, atol=1e-3)
+    assert Interpreter(bundle, 0.1).interpret(float(served[0])).band in {
+        "negative",
+        "review",
+        "positive",
+    }
+
+
+def test_bundle_holds_card_plot_and_manifest_without_local_paths(exported: Path) -> None:
+    folder = exported / "bundles" / "efficientnet-lite0-0.0.1"
+    assert {file.name for file in folder.iterdir()} == {
+        "MODEL_CARD.md",
+        "evaluation.png",
+        "manifest.json",
+        "model.keras",
+        "validation.csv",
+    }
+    for name in ("MODEL_CARD.md", "manifest.json", "validation.csv"):
+        assert str(exported.parent) not in (folder / name).read_text()
+    assert "Not for diagnostic use" in (folder / "MODEL_CARD.md").read_text()
+    plot = cv2.imread(str(folder / "evaluation.png"))
+    assert plot is not None
+    assert min(plot.shape[:2]) > 600
+    assert read_bundle(folder).training_prevalence == pytest.approx(0.5, abs=0.1)
+
+
+def test_bundle_of_other_preprocessing_is_refused(exported: Path) -> None:
+    bundle = read_bundle(exported / "bundles" / "efficientnet-lite0-0.0.1")
+    with pytest.raises(BundleError, match="preprocessing version"):
+        Predictor(bundle, preprocess_version=preprocess.VERSION + 1)
+
+
+def test_published_bundle_is_never_overwritten(exported: Path) -> None:
+    arguments = ["export", str(exported / "run"), "--version", "0.0.1"]
+    places = ["--out", str(exported / "bundles"), "--cache", str(exported / "cache")]
+    result = CliRunner().invoke(main, [*arguments, *places])
+    assert result.exit_code == 1
+    assert "never changes" in result.output
+
+
+def test_bundle_is_evaluated_on_a_labelled_split_at_its_own_thresholds(
+    exported: Path, data_folder: Path
+) -> None:
+    folder = exported / "bundles" / "efficientnet-lite0-0.0.1"
+    where = ("--data", data_folder, "--split", "train", "--out", exported / "report")
+    run("evaluate", folder, *where, "--cache", exported / "cache")
+    report = json.loads((exported / "report" / "evaluation.json").read_text())
+    points = read_bundle(folder).operating_points
+    assert report["images"] == 32
+    assert report["operating_points"]["rule_in"]["threshold"] == points.rule_in.threshold
+
+
+def test_inspect_counts_and_names_copies_and_unreadable_files(tmp_path: Path) -> None:
+    picture = np.zeros((8, 8), np.uint8)
+    for name in ("train/NORMAL/IM-1.png", "train/PNEUMONIA/person1_virus_1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / name), picture + len(name))
+    (tmp_path / "train/NORMAL/IM-2.png").write_bytes(b"broken")
+    assert "3 images" in CliRunner().invoke(main, ["inspect", "--data", str(tmp_path)]).output
+    result = CliRunner().invoke(main, ["inspect", "--data", str(tmp_path)])
+    assert "unreadable: train/NORMAL/IM-2.png" in result.output
+    assert result.exit_code == 1
+
+
+def test_unknown_recipe_names_those_there_are(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["fit", "resnet9000", "--data", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "efficientnet-lite0" in result.output
+
+
+def test_missing_data_is_one_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["inspect", "--data", str(tmp_path / "nowhere" / "train")])
+    assert result.exit_code in (0, 1)
+    assert "Traceback" not in result.output
+
+
+def test_unfinished_run_cannot_be_calibrated(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["calibrate", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "cxr-train fit" in result.output
