@@ -45,7 +45,7 @@ def from_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     grey: uint8, (rows, columns), any size, 255 brightest, bone bright
     (the MONOCHROME2 sense). Returns uint8, (224, 224).
     """
-    if grey.ndim != 2 or grey.dtype != np.uint8 or grey.size == 0:
+    if grey.ndim != 2 or grey.dtype != np.uint8 or grey.size == 0:  # noqa: PLR2004
         raise ValueError(f"expected uint8 (rows, columns), got {grey.dtype} {grey.shape}")
     shrinks = grey.shape[0] >= SIZE and grey.shape[1] >= SIZE
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

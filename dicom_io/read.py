@@ -84,7 +84,7 @@ def read_header(path: Path) -> Header:
 
 def read_header_dataset(path: Path) -> FileDataset:
     """Read everything before the pixel data. Raises UnreadableDicom."""
-    return _read(path, stop_when=lambda tag, _vr, _length: tag >= _PIXEL_DATA)
+    return _read(path, stop_when=lambda tag, _vr, _length: tag >= _FLOAT_PIXEL_DATA)
 
 
 def read_dataset(path: Path, *, force: bool = False) -> FileDataset:
