@@ -158,6 +158,7 @@ def _content_digest(services: Services, images: list[InstanceSnapshot]) -> str:
 
 
 def _finding(services: Services, study: StudySnapshot, image: InstanceSnapshot) -> sr.ImageFinding:
+    dataset: Dataset
     try:
         dataset = read_header_dataset(services.spool.path(image.spool_name))
     except DicomError:  # it was readable when it came: only the evidence is left to name
