@@ -144,8 +144,14 @@ def _padding(domain: NDArray[Any], ds: Dataset) -> NDArray[np.bool_]:
     if value is None:
         return np.zeros(domain.shape, np.bool_)
     limit = integer_value(ds, "PixelPaddingRangeLimit")
-    low, high = sorted((value, value if limit is None else limit))
+    low, high = sorted(_wrapped(v, domain) for v in (value, value if limit is None else limit))
     return (domain.astype(np.int64) >= low) & (domain.astype(np.int64) <= high)
+
+
+def _wrapped(value: int, domain: NDArray[Any]) -> int:
+    """Take a signed value that was written as unsigned (-2000 as 63536) for what it means."""
+    is_wrapped = domain.dtype.kind == "i" and value > domain.max()
+    return value - domain.size if is_wrapped else value
 
 
 def _number(ds: Dataset, keyword: str) -> float | None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 SHARED_DICOM = Path(__file__).parents[2] / "../shared/data/dicom"
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
@@ -46,6 +47,27 @@ def make_image(pixels: np.ndarray | None = None, **attributes: Any) -> FileDatas
         ds.PixelData = raw + b"\0" * (len(raw) % 2)
         ds["PixelData"].VR = "OW" if pixels.itemsize == 2 else "OB"
     return ds
+
+
+def compress(ds: FileDataset, syntax: str) -> None:
+    """Encode an image's pixels. For JPEG 2000 pydicom's plugin lacks a dependency: OpenJPEG."""
+    if syntax != JPEG2000Lossless:
+        ds.compress(syntax, generate_instance_uid=False)
+        return
+    from openjpeg.utils import encode_array
+
+    pixels = np.frombuffer(
+        ds.PixelData, f"{'i' if ds.PixelRepresentation else 'u'}{ds.BitsAllocated // 8}"
+    )
+    encoded = encode_array(pixels.reshape(ds.Rows, ds.Columns), bits_stored=ds.BitsStored)
+    ds.PixelData = encapsulate([bytes(encoded)])
+    ds["PixelData"].VR = "OB"
+    ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+
+
+@pytest.fixture(scope="session", name="compress")
+def compress_fixture() -> Callable[[FileDataset, str], None]:
+    return compress
 
 
 @pytest.fixture(scope="session", name="make_image")
