@@ -90,7 +90,11 @@ def compiled(recipe: Recipe, weights: Weights) -> Any:
     """Build the recipe's model with its optimizer and loss."""
     model = recipe.build(weights)
     optimizer = keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
-    model.compile(optimizer=optimizer, loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    optimizer.build(model.trainable_variables)  # in the first step it would be traced twice
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    # TensorFlow's XLA takes a minute to compile these networks for a CPU and makes none faster.
+    with_xla = keras.backend.backend() == "jax"
+    model.compile(optimizer=optimizer, loss=loss, jit_compile=with_xla)
     return model
 
 

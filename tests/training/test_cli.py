@@ -17,6 +17,8 @@ from training.cli import main
 from training.dataset import Dataset
 from training.predictions import read_predictions
 
+pytestmark = pytest.mark.timeout(600)  # one fixture fits a real network
+
 
 def run(*arguments: object) -> str:
     result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
@@ -30,7 +32,7 @@ def exported(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     work = tmp_path_factory.mktemp("work")
     cache = ("--cache", work / "cache")
     recipe = ("fit", "efficientnet-lite0", "--data", data_folder, "--run", work / "run")
-    run(*recipe, "--weights", "none", "--epochs", 2, "--folds", 4, *cache)
+    run(*recipe, "--epochs", 2, "--folds", 4, *cache)
     run("calibrate", work / "run", *cache)
     assert "AUC" in run("evaluate", work / "run", *cache)
     run("export", work / "run", "--version", "0.0.1", "--out", work / "bundles", *cache)
