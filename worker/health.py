@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
 import sqlalchemy.exc
 from kombu.exceptions import OperationalError
+from redis import RedisError
 
 from db import queries, schema
 from db.engine import Database
@@ -58,7 +58,7 @@ def _assess_model(settings: Settings, health: Health) -> None:
 def _assess_broker(settings: Settings, health: Health) -> None:
     try:
         health.messages = queue_lengths(make_app(settings.broker, publish_only=True))
-    except (redis.RedisError, OperationalError, OSError) as error:
+    except (RedisError, OperationalError, OSError) as error:
         health.problems.append(f"broker: not reachable ({type(error).__name__})")
 
 

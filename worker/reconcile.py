@@ -6,8 +6,6 @@ instruction. What it sends is bounded by what waits in the queue, not by how man
 
 import threading
 
-import redis
-import sqlalchemy.exc
 from celery import Celery
 
 from db.claims import DELIVER, STAGES, Stage, due_keys
@@ -17,6 +15,7 @@ from worker.celery_app import QUEUES
 from worker.notify import send
 
 TICK_S = 0.5
+PAUSE_AFTER_FAILURE_S = 2.0
 QUEUED_MAX = 8  # per queue: a drained row wakes others, so a few messages suffice
 
 _log = log.get("reconcile")
@@ -27,9 +26,9 @@ def run(database: Database, app: Celery, stop: threading.Event) -> None:
     while not stop.wait(TICK_S):
         try:
             tick(database, app)
-        except (sqlalchemy.exc.SQLAlchemyError, redis.RedisError, OSError) as error:
-            _log.warning("nothing woken: %s", type(error).__name__)
-            stop.wait(2.0)
+        except Exception as error:  # whatever a broker or a database does when it is killed
+            _log.warning("nothing woken: %s", log.where(error))
+            stop.wait(PAUSE_AFTER_FAILURE_S)
 
 
 def tick(database: Database, app: Celery) -> int:
@@ -49,7 +48,7 @@ def tick(database: Database, app: Celery) -> int:
 
 
 def queue_lengths(app: Celery) -> dict[str, int]:
-    """How many messages wait in each queue; raises what redis raises when it is down."""
+    """How many messages wait in each queue; raises what kombu raises when it is down."""
     with app.connection_for_write() as connection:
         client = connection.default_channel.client
         return {queue: int(client.llen(queue)) for queue in set(QUEUES.values())}
