@@ -42,7 +42,8 @@ def to_grey(stored: NDArray[Any], ds: Dataset) -> NDArray[np.uint8]:
     unsigned = stored.view(np.dtype(f"u{stored.itemsize}"))
     domain = np.arange(1 << 8 * stored.itemsize, dtype=unsigned.dtype).view(stored.dtype)
     padding = _padding(domain, ds)
-    shades = _shades(domain, padding, unsigned, ds)
+    with np.errstate(over="ignore", invalid="ignore"):  # a rescale slope of 1e308 is possible
+        shades = np.nan_to_num(_shades(domain, padding, unsigned, ds))
     if is_inverted(ds):
         shades = 1 - shades
     shades[padding] = 0
