@@ -45,6 +45,8 @@ _HEADER_KEYWORDS = [
     "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientAge", "BodyPartExamined",
     "ViewPosition", "StudyInstanceUID", "SeriesInstanceUID", "NumberOfFrames", "Rows", "Columns",
 ]  # fmt: skip
+# Plain integers: pydicom looks each element's tag up here, and comparing its own tags is slow.
+_HEADER_TAGS = [int(Tag(keyword)) for keyword in _HEADER_KEYWORDS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +79,13 @@ def read_header(path: Path) -> Header:
     Raises UnreadableDicom when the file is no Part 10 file or lacks one of the SOP Class, SOP
     Instance, Study Instance and Series Instance UIDs.
     """
-    ds = _read(path, stop_when=lambda tag, _vr, _length: tag >= _FLOAT_PIXEL_DATA,
-               specific_tags=[Tag(keyword) for keyword in _HEADER_KEYWORDS])  # fmt: skip
+    ds = _read(path, stop_when=_at_the_pixels, specific_tags=_HEADER_TAGS)
     return header_of(ds)
 
 
 def read_header_dataset(path: Path) -> FileDataset:
     """Read everything before the pixel data. Raises UnreadableDicom."""
-    return _read(path, stop_when=lambda tag, _vr, _length: tag >= _FLOAT_PIXEL_DATA)
+    return _read(path, stop_when=_at_the_pixels)
 
 
 def read_dataset(path: Path, *, force: bool = False) -> FileDataset:
@@ -151,7 +152,10 @@ def text_value(ds: Dataset, keyword: str, length_max: int) -> str | None:
         parts = [str(value)] if isinstance(value, str) else [str(part) for part in value]
     except TypeError:
         parts = [str(value)]
-    text = "".join(c for c in "\\".join(parts) if c.isprintable()).strip()
+    text = "\\".join(parts)
+    if not text.isprintable():
+        text = "".join(c for c in text if c.isprintable())
+    text = text.strip()
     return text[:length_max].strip() or None
 
 
@@ -187,6 +191,10 @@ def transfer_syntax_uid(ds: Dataset) -> str:
     if implicit:
         return str(ImplicitVRLittleEndian)
     return str(ExplicitVRBigEndian if little is False else ExplicitVRLittleEndian)
+
+
+def _at_the_pixels(tag: int, _vr: str | None, _length: int) -> bool:
+    return int(tag) >= _FLOAT_PIXEL_DATA
 
 
 def _read(
