@@ -33,8 +33,8 @@ parts. Outside of this, the worker withholds the result or marks it.
 
 ## Results on validation
 
-{report["images"]} images of {report["patients"]} patients, {report["prevalence"]:.1%} pneumonia; no
-patient and no copy of an image on both sides of the split. Nothing was chosen by these images but
+{report["images"]} images of {report["patients"]} patients, {report["prevalence"]:.1%} pneumonia;
+no patient and no copy of an image on both sides of the split. Nothing was chosen by these images but
 the temperature and the thresholds below, so the figures at thresholds are slightly favourable. They
 say how the model does on the source it was trained on; **another hospital is another matter**:
 evaluate it on local images before use (`cxr-train evaluate`).
@@ -51,7 +51,8 @@ evaluate it on local images before use (`cxr-train evaluate`).
 {_points_table(report)}
 
 Rule-out: sensitivity of at least 0.99. Rule-in: specificity of at least 0.95. Balanced: highest
-sum (Youden). Thresholds are on the raw logit and do not depend on prevalence.
+sum (Youden). Thresholds are on the raw logit and do not depend on prevalence. The band `review` lies
+between rule-out and rule-in, whichever is lower; `positive` begins at the higher one.
 
 {_predictive_table(report)}
 
@@ -67,27 +68,29 @@ changed while the finding is not, at the balanced threshold of the unchanged one
 
 ## Training
 
-{bundle.training_data}. Digest of the files: `{bundle.training_data_digest[:16]}…`.
-{bundle.training_split}. Prevalence among the fitted images: {bundle.training_prevalence:.4f}; a
-reported probability is shifted from there to the site's.
+- Data: {bundle.training_data}
+- Digest of the files: `{bundle.training_data_digest}`
+- Split: {bundle.training_split}
+- Prevalence among the fitted images: {bundle.training_prevalence:.4f}; a reported probability is
+  shifted from there to the site's
+- Preprocessing version {bundle.preprocess_version}: {_parameters(bundle)}
+- Input: grey values 0-255, {bundle.input_shape[0]}x{bundle.input_shape[1]}. Output: one raw logit
 
 ```
 {command}
 ```
 
-Preprocessing version {bundle.preprocess_version}: {_parameters(bundle)}. Input: grey values 0-255,
-{bundle.input_shape[0]}x{bundle.input_shape[1]}. Output: one raw logit.
-
 ## Limits
 
-- One hospital, children of 1 to 5 years, labels from reports and readers of that study; bacterial
-  and viral pneumonia count as one class; nothing is known of other findings.
+- One hospital, children of 1 to 5 years, labels by the physicians of that study; bacterial and
+  viral pneumonia count as one class; nothing is known of other findings.
 - The images came as JPEG, squashed to a square; the worker makes the same picture of a DICOM image.
 - No figures for subgroups of age or sex: the set does not tell them.
 
 ## Licence
 
-{bundle.license}. ImageNet weights: EfficientNet-Lite0, Apache-2.0. SHA-256 of the weights:
+{bundle.license}. ImageNet weights: EfficientNet-Lite0, Apache-2.0.
+SHA-256 of the weights:
 `{bundle.weights_sha256}`.
 """
     (folder / CARD).write_text(text)

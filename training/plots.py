@@ -59,24 +59,36 @@ def _draw_reliability(
     used = sizes > 0
     predicted = np.bincount(bins, probabilities, RELIABILITY_BINS)[used] / sizes[used]
     observed = np.bincount(bins, predictions.labels, RELIABILITY_BINS)[used] / sizes[used]
-    spread = 1.96 * np.sqrt(observed * (1 - observed) / sizes[used])
+    low, high = wilson_interval(observed, sizes[used])
     ax.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
-    ax.errorbar(predicted, observed, spread, fmt="o-", color="black", capsize=3, linewidth=1)
+    spread = [np.maximum(0, observed - low), np.maximum(0, high - observed)]
+    ax.errorbar(predicted, observed, spread, fmt="o", color="black", capsize=3, linewidth=1)
     for x, y, size in zip(predicted, observed, sizes[used], strict=True):
-        ax.annotate(f"{size}", (x, y), xytext=(7, -11), textcoords="offset points", fontsize=8)
+        ax.annotate(f"{size}", (x, y), xytext=(6, -3), textcoords="offset points", fontsize=8)
     title = f"Reliability, ECE {report['ece']:.4f}, Brier {report['brier']:.4f}"
     ax.set_title(title, fontsize=11)
-    ax.set(xlim=(-0.03, 1.1), ylim=(-0.08, 1.1))
-    ax.set(xlabel="calibrated probability (number of images)", ylabel="share of pneumonia")
+    ax.set(xlim=(-0.03, 1.1), ylim=(-0.03, 1.03))
+    ax.set(xlabel="calibrated probability (beside: images)", ylabel="share of pneumonia, 95 %")
     ax.grid(alpha=0.3)
 
 
+def wilson_interval(shares: Any, sizes: Any) -> tuple[Any, Any]:
+    """95 % interval of observed shares, (n,), that stays within [0, 1] (Wilson 1927)."""
+    z2 = 1.96**2
+    centre = (shares + z2 / (2 * sizes)) / (1 + z2 / sizes)
+    half = np.sqrt(z2 * shares * (1 - shares) / sizes + z2**2 / (4 * sizes**2)) / (1 + z2 / sizes)
+    return centre - half, centre + half
+
+
 def _draw_histogram(ax: Axes, predictions: Predictions, probabilities: Any) -> None:
-    colours = (NORMAL_COLOUR, PNEUMONIA_COLOUR)
-    for label, (name, colour) in enumerate(zip(CLASSES, colours, strict=True)):
-        of_class = probabilities[predictions.labels == label]
-        text = f"{name} (n = {len(of_class)})"
-        ax.hist(of_class, bins=np.linspace(0, 1, 21).tolist(), color=colour, alpha=0.6, label=text)
+    by_class = [probabilities[predictions.labels == label] for label in range(len(CLASSES))]
+    ax.hist(
+        by_class,
+        bins=np.linspace(0, 1, 11).tolist(),
+        color=[NORMAL_COLOUR, PNEUMONIA_COLOUR],
+        label=[f"{name} (n = {len(of)})" for name, of in zip(CLASSES, by_class, strict=True)],
+    )
+    ax.set_ylim(bottom=0.7)  # a single image must show
     ax.set_yscale("log")
     ax.set_title("Calibrated probability by class", fontsize=11)
     ax.set(xlabel="calibrated probability of pneumonia", ylabel="images (log scale)")
