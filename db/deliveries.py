@@ -70,7 +70,7 @@ def postpone(tx: Transaction, held: Claim, *, error: str, retry_in_s: float) -> 
 def postpone_destination(
     tx: Transaction, destination: str, *, error: str, retry_in_s: float
 ) -> None:
-    """A destination that cannot be reached: nothing goes there for a while."""
+    """A destination that cannot be reached: nothing that waits for it is tried for a while."""
     due_at = tx.now + timedelta(seconds=retry_in_s)
     tx.conn.execute(
         sa.update(outbox)
@@ -79,5 +79,5 @@ def postpone_destination(
             outbox.c.state == DeliveryState.PENDING,
             outbox.c.due_at < due_at,
         )
-        .values(due_at=due_at, error=error, lease_token=None)
+        .values(due_at=due_at, error=error)
     )

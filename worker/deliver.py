@@ -104,12 +104,22 @@ def _record(services: Services, delivery: DueDelivery, result: SendResult) -> bo
 
 
 def _postpone_all(services: Services, name: str, due: list[DueDelivery], error: str) -> None:
+    wait_s = backoff_s(max(delivery.held.attempts for delivery in due))
+    for delivery in due:
+        _postpone(services, delivery, error, wait_s)
     with services.database.begin() as tx:
-        for delivery in due:
+        deliveries.postpone_destination(tx, name, error=error, retry_in_s=wait_s)
+
+
+def _postpone(services: Services, delivery: DueDelivery, error: str, wait_s: float) -> None:
+    try:
+        with services.database.begin() as tx:
             if _is_too_old(tx.now, delivery):
                 deliveries.record_delivery_failure(tx, delivery.held, error)
-        wait_s = backoff_s(max(delivery.held.attempts for delivery in due))
-        deliveries.postpone_destination(tx, name, error=error, retry_in_s=wait_s)
+            else:
+                deliveries.postpone(tx, delivery.held, error=error, retry_in_s=wait_s)
+    except LeaseLost as lost:
+        _log.warning("%s", lost)
 
 
 def _is_too_old(now: datetime, delivery: DueDelivery) -> bool:

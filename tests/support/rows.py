@@ -76,19 +76,23 @@ def claim_report(database: Database, study: str = STUDY) -> tuple[Claim, int]:
         return held, reports.snapshot(tx, held.id).revision
 
 
-def built_report(uid: str, *destinations: str) -> BuiltReport:
-    return BuiltReport(
-        sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
-        sop_instance_uid=uid,
-        series_instance_uid="2.25.1",
-        predecessor_uid=None,
-        content_digest="digest",
-        payload=b"report " + uid.encode(),
-        destinations=destinations,
-    )
+def built_report(uid: str, *destinations: str, **changes: Any) -> BuiltReport:
+    values: dict[str, Any] = {
+        "sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.34",
+        "sop_instance_uid": uid,
+        "series_instance_uid": "2.25.1",
+        "predecessor_uid": None,
+        "content_digest": "digest",
+        "payload": b"report " + uid.encode(),
+        "destinations": destinations,
+    }
+    return BuiltReport(**(values | changes))
 
 
-def report(database: Database, uid: str, *destinations: str, study: str = STUDY) -> None:
+def report(
+    database: Database, uid: str, *destinations: str, study: str = STUDY, **changes: Any
+) -> None:
     held, revision = claim_report(database, study)
     with database.begin() as tx:
-        reports.record_report(tx, held, revision, RESULT, built_report(uid, *destinations))
+        built = built_report(uid, *destinations, **changes)
+        reports.record_report(tx, held, revision, RESULT, built)

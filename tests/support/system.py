@@ -17,7 +17,7 @@ import psutil
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pynetdicom import AE, _config, evt
-from pynetdicom.events import Event
+from pynetdicom.events import Event, EventHandlerType
 
 from db import queries
 from db.engine import Database
@@ -55,13 +55,16 @@ class Pacs:
     def __init__(self) -> None:
         self.received: list[FileDataset] = []
         self.status = 0x0000
+        self.associations = 0
         self._lock = threading.Lock()
         _config.LOG_HANDLER_LEVEL = "none"
         self._ae = AE(ae_title="PACS")
         self._ae.supported_contexts = listener_contexts()
-        server = self._ae.start_server(
-            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
-        )
+        handlers: list[EventHandlerType] = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_ESTABLISHED, self._count),
+        ]
+        server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         assert server is not None
         self._server = server
         self.destination = f"PACS@127.0.0.1:{server.server_address[1]}"
@@ -73,6 +76,9 @@ class Pacs:
             with self._lock:
                 self.received.append(ds)
         return self.status
+
+    def _count(self, _event: Event) -> None:
+        self.associations += 1
 
     def reports(self, study: str) -> list[FileDataset]:
         """The study's reports in the order of their arrival, each SOP Instance once."""
