@@ -2,7 +2,7 @@
 
 import os
 
-DEFAULT_BACKEND = "tensorflow"  # KERAS_BACKEND=jax or torch trains as well
+DEFAULT_BACKEND = "tensorflow"  # plain Keras 3, but only this one has been tried
 
 
 def start(threads: int | None = None) -> str:

@@ -34,8 +34,8 @@ parts. Outside of this, the worker withholds the result or marks it.
 ## Results on validation
 
 {report["images"]} images of {report["patients"]} patients, {report["prevalence"]:.1%} pneumonia;
-no patient and no copy of an image on both sides of the split. Nothing was chosen by these images but
-the temperature and the thresholds below, so the figures at thresholds are slightly favourable. They
+no patient and no copy of an image on both sides of the split. Nothing was chosen by these images
+but the temperature and the thresholds below, so the figures at thresholds are slightly favourable. They
 say how the model does on the source it was trained on; **another hospital is another matter**:
 evaluate it on local images before use (`cxr-train evaluate`).
 
@@ -51,8 +51,8 @@ evaluate it on local images before use (`cxr-train evaluate`).
 {_points_table(report)}
 
 Rule-out: sensitivity of at least 0.99. Rule-in: specificity of at least 0.95. Balanced: highest
-sum (Youden). Thresholds are on the raw logit and do not depend on prevalence. The band `review` lies
-between rule-out and rule-in, whichever is lower; `positive` begins at the higher one.
+sum (Youden). Thresholds are on the raw logit and do not depend on prevalence. The band `review`
+lies between rule-out and rule-in, whichever is lower; `positive` begins at the higher one.
 
 {_predictive_table(report)}
 

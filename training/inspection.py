@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 
 from training.dataset import CLASSES, ImageFile, scan
+from training.errors import DatasetError
 from training.split import groups, patient
 
 SPLITS = ("train", "val", "test")
@@ -33,8 +34,11 @@ class SplitSummary:
 
 
 def inspect(data: Path) -> list[SplitSummary]:
-    """Look through every split that is there; raises DatasetError when one is incomplete."""
-    return [_summary(split, scan(data / split)) for split in SPLITS if (data / split).is_dir()]
+    """Look through every split that is there; raises DatasetError when none is, or one is incomplete."""
+    found = [split for split in SPLITS if (data / split).is_dir()]
+    if not found:
+        raise DatasetError(f"{data} has none of the folders {', '.join(SPLITS)}")
+    return [_summary(split, scan(data / split)) for split in found]
 
 
 def shared_across_splits(data: Path) -> list[tuple[str, str]]:
