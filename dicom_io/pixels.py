@@ -13,7 +13,6 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.uid import UID
 
 from dicom_io import codestream
 from dicom_io import contexts as ts
@@ -23,10 +22,11 @@ from dicom_io.read import integer_value, text_value, transfer_syntax_uid
 PIXELS_MAX = 100_000_000  # a 43 x 43 cm detector at 0.1 mm has 18 million
 BYTES_PER_PIXEL_MAX = 2
 
+_NATIVE = (*ts.UNCOMPRESSED, ts.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
 # pydicom's plugin names in the order tried: exact ones only, by speed. Pillow and OpenJPEG go
 # before GDCM where times are close: they refuse a broken stream where GDCM may fill it in.
 DECODERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys((*ts.UNCOMPRESSED, ts.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN), ("",)),
+    **dict.fromkeys(_NATIVE, ("",)),
     ts.JPEG_BASELINE: ("pillow", "gdcm"),
     ts.JPEG_EXTENDED: ("pillow", "gdcm12"),
     ts.JPEG_LOSSLESS: ("gdcm",),
@@ -123,7 +123,7 @@ def _high_bit(ds: Dataset, stored: int) -> int:
     """Return High Bit where native data may really use another than Bits Stored - 1 (retired)."""
     high = integer_value(ds, "HighBit")
     allocated = integer_value(ds, "BitsAllocated") or 0
-    native = not UID(transfer_syntax_uid(ds)).is_encapsulated
+    native = transfer_syntax_uid(ds) in _NATIVE
     return high if native and high is not None and stored <= high < allocated else stored - 1
 
 
@@ -160,7 +160,7 @@ def _decode(ds: Dataset, **options: Any) -> NDArray[Any]:
 def _check_length(ds: Dataset, syntax: str) -> None:
     rows, columns = integer_value(ds, "Rows") or 0, integer_value(ds, "Columns") or 0
     data = _pixel_data(ds)
-    if not UID(syntax).is_encapsulated:
+    if syntax in _NATIVE:
         samples = integer_value(ds, "SamplesPerPixel") or 1
         subsampled = text_value(ds, "PhotometricInterpretation", 16) == "YBR_FULL_422"
         bits = rows * columns * samples * (integer_value(ds, "BitsAllocated") or 0)
