@@ -81,6 +81,7 @@ def import_tensorflow(threads: int | None = None) -> Any:
             "TensorFlow is not installed: run `pip install 'cxr-worker[cpu]'` "
             "(or [gpu] on a machine with an NVIDIA GPU)"
         ) from error
+    tf.get_logger().setLevel("ERROR")  # it takes the traces of the batch sizes for a mistake
     if threads is not None:
         try:
             tf.config.threading.set_intra_op_parallelism_threads(threads)

@@ -35,8 +35,8 @@ parts. Outside of this, the worker withholds the result or marks it.
 
 {report["images"]} images of {report["patients"]} patients, {report["prevalence"]:.1%} pneumonia;
 no patient and no copy of an image on both sides of the split. Nothing was chosen by these images
-but the temperature and the thresholds below, so the figures at thresholds are slightly favourable. They
-say how the model does on the source it was trained on; **another hospital is another matter**:
+but the temperature and the thresholds below, so the figures at thresholds are slightly favourable.
+They say how the model does on the source it was trained on; **another hospital is another matter**:
 evaluate it on local images before use (`cxr-train evaluate`).
 
 | | |

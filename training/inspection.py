@@ -34,7 +34,10 @@ class SplitSummary:
 
 
 def inspect(data: Path) -> list[SplitSummary]:
-    """Look through every split that is there; raises DatasetError when none is, or one is incomplete."""
+    """Look through every split that is there.
+
+    Raises DatasetError when none is, or one lacks a class.
+    """
     found = [split for split in SPLITS if (data / split).is_dir()]
     if not found:
         raise DatasetError(f"{data} has none of the folders {', '.join(SPLITS)}")
