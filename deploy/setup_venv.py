@@ -68,11 +68,11 @@ def install(python: Path) -> None:
 
 def install_uv(python: Path) -> bool:
     """uv alone first, by its own hashes in the lock."""
-    pin = re.search(r"^uv==.*(?:\\\n.*)+", LOCK_FILE.read_text(), re.MULTILINE)
+    pin = re.search(r"^uv==.*\\\n(?:.*\\\n)*.*", LOCK_FILE.read_text(), re.MULTILINE)
     if pin is None:
         return False
     requirement = python.parent.parent / "uv.txt"
-    requirement.write_text(pin[0].rstrip().rstrip("\\") + "\n")
+    requirement.write_text(pin[0] + "\n")
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
                "--require-hashes", "--no-deps", "--requirement", str(requirement)]  # fmt: skip
     return subprocess.run(command, check=False).returncode == 0

@@ -35,7 +35,7 @@ class OperatingPoint:
 class OperatingPoints:
     """Thresholds chosen on the validation set; they do not depend on prevalence.
 
-    rule_out: sensitivity of at least 0.99. rule_in: specificity of at least 0.95.
+    rule_out: sensitivity of at least 0.99. rule_in: specificity of at least 0.99.
     balanced: highest sum of both (Youden).
     """
 

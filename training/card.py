@@ -50,7 +50,7 @@ evaluate it on local images before use (`cxr-train evaluate`).
 
 {_points_table(report)}
 
-Rule-out: sensitivity of at least 0.99. Rule-in: specificity of at least 0.95. Balanced: highest
+Rule-out: sensitivity of at least 0.99. Rule-in: specificity of at least 0.99. Balanced: highest
 sum (Youden). Thresholds are on the raw logit and do not depend on prevalence. The band `review`
 lies between rule-out and rule-in, whichever is lower; `positive` begins at the higher one.
 

@@ -16,7 +16,8 @@ from model.calibration import sigmoids
 from training.predictions import Predictions
 
 RULE_OUT_SENSITIVITY = 0.99
-RULE_IN_SPECIFICITY = 0.95
+# At 0.95 the rule-in of a good model lies below its rule-out, and no image is left to review.
+RULE_IN_SPECIFICITY = 0.99
 BOOTSTRAP_ROUNDS = 1000
 CALIBRATION_BINS = 15
 REPORTED_PREVALENCES = (0.05, 0.1, 0.2)
@@ -63,7 +64,7 @@ def choose_points(labels: Labels, logits: Values) -> OperatingPoints:
     """Choose the three operating points, midway between neighbouring logits.
 
     rule_out: the highest threshold with sensitivity >= 0.99; rule_in: the lowest with
-    specificity >= 0.95; balanced: the highest sum (Youden), the middle one of equals.
+    specificity >= 0.99; balanced: the highest sum (Youden), the middle one of equals.
     """
     steps = np.unique(logits)
     thresholds = np.concatenate([steps[:1] - 1, (steps[1:] + steps[:-1]) / 2, steps[-1:] + 1])

@@ -18,7 +18,7 @@ from db.errors import LeaseLost
 from db.outcomes import StoredPixels, StudyProgress
 from db.tables import InstanceState, instances
 from dicom_io import eligibility, preprocess
-from dicom_io.errors import DicomError, NoPixels
+from dicom_io.errors import DicomError, NoPixels, UnsupportedPixels
 from dicom_io.read import age_years, read_dataset
 from model.predict import Predictor
 from worker import log
@@ -100,10 +100,10 @@ def _prepare(services: Services, held: Claim) -> None:
         reason = eligibility.reason_to_reject(ds)
         picture = None if reason else preprocess.from_dataset(ds)
         age = age_years(ds)
-    except NoPixels as error:
+    except (NoPixels, UnsupportedPixels) as error:
         _dismiss(services, PREPARE, held, InstanceState.REJECTED, str(error))
         return
-    except DicomError as error:  # the file will be no better next time
+    except DicomError as error:  # broken, and no better next time
         _dismiss(services, PREPARE, held, InstanceState.FAILED, str(error))
         return
     if picture is None:

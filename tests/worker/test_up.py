@@ -86,7 +86,7 @@ CASES = {
     "1x1": (dicom.chest(pixels=np.zeros((1, 1), np.uint16)), "rejected", "too small (1x1)"),
     "constant": (
         dicom.chest(pixels=np.full((256, 256), 7, np.uint16)),
-        "failed",
+        "rejected",
         "constant image",
     ),
     "cut pixels": (_cut_pixels(), "failed", "truncated pixel data"),

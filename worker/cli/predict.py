@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dicom_io import eligibility, preprocess
-from dicom_io.errors import DicomError
+from dicom_io.errors import DicomError, NoPixels, UnsupportedPixels
 from dicom_io.read import header_of, read_dataset
 from model.bands import Interpreter
 from model.predict import Predictor
@@ -64,6 +64,8 @@ def _predict_one(path: Path, predictor: Predictor, interpreter: Interpreter) -> 
             picture = preprocess.from_dataset(ds)
         else:
             picture = preprocess.from_file(path)
+    except (NoPixels, UnsupportedPixels) as error:
+        return outcome | {"state": "rejected", "reason": str(error)}
     except DicomError as error:
         return outcome | {"reason": str(error)}
     prediction = interpreter.interpret(float(predictor.logits(picture[None])[0]))
