@@ -122,7 +122,9 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe level that is logged."
     )
-    log_format: Literal["text", "json"] = Field("text", description="One line per event: text, or json.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="One line per event: text, or json."
+    )
 
     @field_validator("*", mode="before")
     @classmethod
