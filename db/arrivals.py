@@ -50,6 +50,8 @@ def record_arrival(
     tx: Transaction, arrival: Arrival, *, settle_s: float, max_age_days: int
 ) -> ArrivalOutcome:
     """Write the row of an object and raise its study's revision, in one transaction."""
+    if spool_name_of(tx, arrival.sop_instance_uid) is not None:
+        return ArrivalOutcome.KNOWN
     backlog = _is_old(tx, arrival.study, max_age_days)
     study_id = _lock_study(tx, arrival.study, backlog) if arrival.study else None
     row = {
@@ -69,7 +71,8 @@ def record_arrival(
         "due_at": tx.now if arrival.state == InstanceState.RECEIVED else None,
         "attempts": 0,
     }
-    if _insert_or_ignore(tx, instances, row) is None:
+    if _insert_or_ignore(tx, instances, row) is None:  # it came twice at the same moment
+        tx.conn.rollback()  # the study may be one that the other does not belong to
         return ArrivalOutcome.KNOWN
     if study_id is not None:
         pending = arrival.state == InstanceState.RECEIVED
@@ -92,13 +95,17 @@ def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> boo
     """
     if arrival.study is None:
         return False
-    study_id = _lock_study(tx, arrival.study, backlog=False)
+    # First the instance, then the study: the order in which workers lock them too.
     row = tx.conn.execute(
         sa.select(instances.c.id, instances.c.study_id, instances.c.state)
         .where(instances.c.sop_instance_uid == arrival.sop_instance_uid)
         .with_for_update()
     ).one()
-    if row.study_id != study_id:
+    study = sa.select(studies.c.id).where(
+        studies.c.study_instance_uid == arrival.study.study_instance_uid
+    )
+    study_id = tx.conn.execute(study.with_for_update()).scalar_one_or_none()
+    if study_id is None or row.study_id != study_id:
         return False
     tx.conn.execute(
         sa.update(instances)

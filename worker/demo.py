@@ -144,7 +144,7 @@ def _wait_for_reports(settings: Settings, folder: Path) -> list[Mapping[str, Any
             uid, state = row["study_instance_uid"], row["state"]
             if seen.get(uid) != state:
                 seen[uid] = state
-                _say(f"study …{uid[-12:]}: {state}")
+                _say(f"study {uid}: {state}")
         done = len(rows) == len(FILES) and all(row["delivered_at"] for row in rows)
         return rows if done else None
 

@@ -1,3 +1,5 @@
+import threading
+
 import sqlalchemy as sa
 
 from db import arrivals, reports
@@ -28,6 +30,26 @@ def test_a_duplicate_changes_nothing(database: Database) -> None:
     before = _study(database)
     assert rows.arrive(database, "1.1", spool_name="files/other.dcm") is ArrivalOutcome.KNOWN
     assert _study(database) == before
+
+
+def test_a_known_uid_under_another_study_leaves_no_empty_study(database: Database) -> None:
+    rows.arrive(database, "1.1", study="1.2.3")
+    assert rows.arrive(database, "1.1", study="4.5.6") is ArrivalOutcome.KNOWN
+    assert _study(database).study_instance_uid == "1.2.3"
+
+
+def test_the_same_object_on_many_associations_at_once_is_new_once(database: Database) -> None:
+    outcomes: list[ArrivalOutcome] = []
+    threads = [
+        threading.Thread(target=lambda n=n: outcomes.append(rows.arrive(database, "1.1", str(n))))
+        for n in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["known"] * 5 + ["new"]
+    assert _study(database).image_count == 1
 
 
 def test_an_object_that_is_no_image_is_recorded_and_not_pending(database: Database) -> None:
@@ -75,6 +97,7 @@ def test_a_header_that_names_another_study_replaces_nothing(database: Database) 
     elsewhere = rows.arrival("1.1", study="4.5.6")
     with database.begin() as tx:
         assert not arrivals.replace_header(tx, elsewhere, settle_s=0)
+    assert _study(database).study_instance_uid == "1.2.3"
 
 
 def test_other_pixels_are_kept_beside_the_first(database: Database) -> None:
