@@ -27,7 +27,7 @@ COLUMNS: dict[str, JustifyMethod] = {
     "median": "right",
     "min-max": "right",
     "peer": "left",
-    "its median": "right",
+    "peer's": "right",
     "ratio": "right",
 }
 
@@ -112,6 +112,7 @@ def table(rows: Sequence[Row]) -> Table:
         title=f"cxr-worker bench · {os.cpu_count()} cores, load {load:.1f}",
         caption="ratio: ours / peer, of medians; ms and s: less is better, per second: more is",
         box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     for column, justify in COLUMNS.items():
         shown.add_column(column, justify=justify)

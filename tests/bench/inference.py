@@ -42,7 +42,7 @@ def run(plan: Plan) -> list[Row]:
     series = interleave("inference", {**runs, PEER: partial(_peer, network, images)}, plan)
     return [
         Row(
-            name=f"inference {batch}",
+            name=f"model, {batch}",
             unit=UNIT,
             ours=series[batch],
             peer=PEER,

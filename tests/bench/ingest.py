@@ -130,7 +130,7 @@ class Sender:
         senders = [
             subprocess.Popen(
                 [*self._argv, *address, *map(str, share)],
-                env={"PATH": "/usr/bin", "TCP_NODELAY": "1"},
+                env=servers.DCMTK_ENV,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,

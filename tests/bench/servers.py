@@ -26,8 +26,9 @@ from worker.supervisor import end_with_parent
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
+# Without it DCMTK, and Orthanc which is built on it, lose 40 ms per file to Nagle's algorithm.
+DCMTK_ENV = {"TCP_NODELAY": "1"}
 START_WITHIN_S = 30.0
-STOP_WITHIN_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def orthanc(folder: Path) -> Iterator[Server]:
         except (urllib.error.URLError, ConnectionError):
             return None
 
-    with _process(argv, folder) as process:
+    with _process(argv, folder, DCMTK_ENV) as process:
         _wait("Orthanc", process, folder, lambda: count() is not None)
         yield Server(port=port, ae_title="ORTHANC", pid=process.pid, count=lambda: count() or 0)
 
@@ -91,7 +92,7 @@ def storescp(folder: Path) -> Iterator[Server]:
     port, received = free_port(), folder / "received"
     received.mkdir()
     argv = [program("storescp", "dcmtk"), "+B", "--fork", "-od", str(received), str(port)]
-    with _process(argv, folder) as process:
+    with _process(argv, folder, DCMTK_ENV) as process:
         _wait("storescp", process, folder, lambda: _is_listening(port))
         yield Server(
             port=port,
@@ -124,12 +125,8 @@ def _process(
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # nobody looks at its folder any more, and Orthanc takes 3 s to end
+        process.wait()
 
 
 def _wait(
