@@ -35,6 +35,9 @@ DECODERS: dict[str, tuple[str, ...]] = {
     ts.JPEG_LS_NEAR_LOSSLESS: ("pyjpegls", "gdcm"),
     ts.JPEG_2000_LOSSLESS: ("pillow", "pylibjpeg", "gdcm"),
     ts.JPEG_2000: ("pillow", "pylibjpeg", "gdcm"),
+    ts.HTJ2K_LOSSLESS: ("pylibjpeg",),
+    ts.HTJ2K_LOSSLESS_RPCL: ("pylibjpeg",),
+    ts.HTJ2K: ("pylibjpeg",),
     ts.RLE_LOSSLESS: ("pylibjpeg", "pydicom"),
 }
 _COLOUR_SAMPLES = 3

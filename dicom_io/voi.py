@@ -59,7 +59,7 @@ def is_inverted(ds: Dataset) -> bool:
 
 def modality_values(values: NDArray[Any], ds: Dataset) -> Floats:
     """Apply the modality LUT: a sequence or a rescale (PS3.3 C.11.1). float64, same shape."""
-    lut = _first_lut(ds, "ModalityLUTSequence")
+    lut = _first_lut(ds, "ModalityLUTSequence", values, values)
     if lut is not None:
         return lut.apply(values.astype(np.float64))
     slope, intercept = _number(ds, "RescaleSlope"), _number(ds, "RescaleIntercept")
@@ -109,7 +109,7 @@ def _shades(
 ) -> Floats:
     """Return the shade in [0, 1] of every possible stored value, before inversion."""
     values = modality_values(domain, ds)
-    lut = _first_lut(ds, "VOILUTSequence")
+    lut = _first_lut(ds, "VOILUTSequence", domain, values)
     if lut is not None:
         return np.asarray(lut.apply(values) / lut.maximum, np.float64)
     window = window_of(ds)
@@ -167,24 +167,56 @@ def _number(ds: Dataset, keyword: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _first_lut(ds: Dataset, keyword: str) -> _Lut | None:
-    """Return the first table of a LUT sequence, or None when there is none that can be used."""
+def _first_lut(
+    ds: Dataset, keyword: str, stored: NDArray[Any], inputs: NDArray[Any]
+) -> _Lut | None:
+    """Return the first table of a LUT sequence, or None when there is none that can be used.
+
+    stored: every stored value. inputs: what the table is asked for at each of them.
+    """
     items = raw_value(ds, keyword)
     if not items:
         return None
     try:
         item = items[0]
         count, first_mapped, bits = (int(value) for value in item.LUTDescriptor)
-        entries = _lut_entries(
-            item, count or _LUT_ENTRIES_MAX, ds.original_encoding[1] is not False
-        )
+        count = count % _LUT_ENTRIES_MAX or _LUT_ENTRIES_MAX  # unsigned, and 0 is 65536
+        entries = _lut_entries(item, count, ds.original_encoding[1] is not False)
     except Exception:  # a table that cannot be read is none: the window, then percentiles, follow
         return None
     if entries.size == 0:
         return None
     # Some writers say 16 bits of 12-bit entries: that darkens. Others say too few: never above 1.
     maximum = max(float((1 << bits) - 1), float(entries.max()))
+    first_mapped = _first_mapped(
+        first_mapped, entries.size, inputs[_within_bits_stored(stored, ds)]
+    )
     return _Lut(entries=entries, first_mapped=first_mapped, maximum=maximum or 1.0)
+
+
+def _within_bits_stored(stored: NDArray[Any], ds: Dataset) -> NDArray[np.bool_]:
+    """Say which values Bits Stored has room for; 0 is always one of them."""
+    signed = stored.dtype.kind == "i"
+    bits = integer_value(ds, "BitsStored") or 8 * stored.itemsize
+    limit = 1 << max(bits - signed, 0)
+    wide = stored.astype(np.int64)
+    return np.asarray((wide < limit) & (wide >= (-limit if signed else 0)))
+
+
+def _first_mapped(written: int, count: int, inputs: NDArray[Any]) -> int:
+    """Undo a first value mapped that was written with the other sign (US for SS, or SS for US).
+
+    Its VR follows Pixel Representation (PS3.3 C.11.1.1.1), but a rescale changes the sign of a
+    VOI LUT's inputs, and writers and Implicit VR leave it to a guess. Of the two values that 16
+    bits can mean, the one counts whose table meets more of the inputs; as written where equal.
+    """
+    low, high = float(inputs.min()), float(inputs.max())
+
+    def met(first: int) -> float:
+        return max(0.0, min(high, first + count - 1) - max(low, first) + 1)
+
+    other = written - 65536 if written > 32767 else written + 65536 if written < 0 else written  # noqa: PLR2004
+    return other if met(other) > met(written) else written
 
 
 def _lut_entries(item: Dataset, count: int, little_endian: bool) -> Floats:

@@ -1,9 +1,11 @@
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
@@ -122,6 +124,34 @@ def test_a_transfer_syntax_without_decoder_is_named(make_image):
     ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
     with pytest.raises(UnsupportedPixels, match=r"1\.2\.840\.10008\.1\.2\.4\.100"):
         stored_values(ds)
+
+
+def htj2k(name: str, pixels: np.ndarray, make_image, syntax: str) -> Dataset:
+    """An image with a codestream of `htj2k/`: encoded once by OpenJPH, no part of this project."""
+    ds = make_image(pixels, BitsStored=int(name.split("_")[1]))
+    encoded = (Path(__file__).parent / "htj2k" / f"{name}.j2c").read_bytes()
+    ds.PixelData = encapsulate([encoded])
+    ds["PixelData"].VR = "OB"
+    ds.file_meta.TransferSyntaxUID = syntax
+    return ds
+
+
+@pytest.mark.parametrize("syntax", [ts.HTJ2K_LOSSLESS, ts.HTJ2K_LOSSLESS_RPCL])
+@pytest.mark.parametrize(("dtype", "bits"), [("u1", 8), ("u2", 12), ("u2", 16), ("i2", 12)])
+def test_high_throughput_jpeg_2000_is_exact(make_image, syntax, dtype, bits):
+    y, x = np.mgrid[0:48, 0:64]
+    pixels = (y * 37 + x * x * 3 + (x * y) % 11) % 2**bits - (dtype[0] == "i") * 2 ** (bits - 1)
+    pixels = pixels.astype(dtype)
+    values = stored_values(htj2k(f"{dtype}_{bits}_lossless", pixels, make_image, syntax))
+    assert values.dtype == pixels.dtype
+    assert np.array_equal(values, pixels)
+
+
+def test_lossy_high_throughput_jpeg_2000_is_near(make_image):
+    y, x = np.mgrid[0:48, 0:64]
+    pixels = ((x + y) * 30).astype(np.uint16)
+    values = stored_values(htj2k("u2_16_lossy", pixels, make_image, ts.HTJ2K))
+    assert np.abs(values.astype(int) - pixels).max() <= 9 + 1  # the encoder's own error is 9
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS)

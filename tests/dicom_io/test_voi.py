@@ -265,3 +265,33 @@ def test_lut_data_of_one_byte_entries(make_image):
     item.add_new("LUTDescriptor", "US", [256, 0, 8])
     item.add_new("LUTData", "OW", bytes(range(256)))
     assert np.array_equal(to_grey(stored, make_image(stored, VOILUTSequence=[item])), stored)
+
+
+@pytest.mark.parametrize(
+    ("vr", "written"), [("US", 64512), ("SS", -1024)], ids=["as unsigned", "as signed"]
+)
+def test_a_negative_first_value_mapped_is_understood_in_either_sign(make_image, vr, written):
+    stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    item = lut_item(np.arange(4096) * 16, 0, 16)
+    item.add_new("LUTDescriptor", vr, [4096, written, 16])
+    grey = to_grey(stored, make_image(stored, BitsStored=12, RescaleSlope="1",
+                                      RescaleIntercept="-1024", VOILUTSequence=[item]))  # fmt: skip
+    assert np.abs(grey - stored / 4095 * 255).max() <= 1
+
+
+def test_a_large_first_value_mapped_that_was_written_as_signed_is_understood(make_image):
+    stored = np.arange(40000, 44096, dtype=np.uint16).reshape(64, 64)
+    item = lut_item(np.arange(4096) * 16, 0, 16)
+    item.add_new("LUTDescriptor", "SS", [4096, 40000 - 65536, 16])
+    for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
+        window = {"WindowCenter": 32768, "WindowWidth": 65536}
+        grey = to_grey(stored, make_image(stored, **{keyword: [item]}, **window))
+        assert np.abs(grey - (stored - 40000.0) / 4095 * 255).max() <= 1
+
+
+def test_a_table_of_more_than_32767_entries_may_say_so_as_signed(make_image):
+    stored = np.arange(40000, dtype=np.uint16).reshape(200, 200)
+    item = lut_item(np.arange(40000), 0, 16)
+    item.add_new("LUTDescriptor", "SS", [40000 - 65536, 0, 16])
+    grey = to_grey(stored, make_image(stored, VOILUTSequence=[item]))
+    assert np.abs(grey - stored / 65535 * 255).max() <= 1
