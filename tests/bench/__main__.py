@@ -110,7 +110,7 @@ def table(rows: Sequence[Row]) -> Table:
     load = os.getloadavg()[0]
     shown = Table(
         title=f"cxr-worker bench · {os.cpu_count()} cores, load {load:.1f}",
-        caption="ratio: ours / peer, of medians; ms and s: less is better, per second: more is",
+        caption="ratio of medians, ours / peer: below 1 is better for ms and s, above 1 for …/s",
         box=SIMPLE_HEAD,
         pad_edge=False,
     )

@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from db import arrivals, claims, outcomes, reports, schema
+import sqlalchemy as sa
+
+from db import schema, tables
 from db.engine import Database
 from tests.bench.harness import Failed, Plan, Row, compare
 from tests.bench.servers import ROOT
@@ -33,23 +37,26 @@ def run(plan: Plan) -> list[Row]:
 
 
 def _fill(path: Path) -> None:
-    """Reported studies of one image, written as listener and workers write them."""
+    """One reported study, written as listener and workers write it, and its rows copied."""
     database = Database(f"sqlite:///{path}")
     schema.upgrade(database)
+    made.arrive(database, f"{made.STUDY}.1")
+    made.prepare(database, f"{made.STUDY}.1")
+    made.predict(database, f"{made.STUDY}.1")
+    made.report(database, f"{made.STUDY}.2")
     with database.begin() as tx:
-        for number in range(STUDIES):
-            study, uid = f"1.2.3.{number}", f"1.2.3.{number}.1"
-            arrival = made.arrival(uid, study)
-            arrivals.record_arrival(tx, arrival, settle_s=0, max_age_days=7)
-            (held,) = claims.claim(tx, claims.PREPARE, limit=1, lease_s=60, first=uid)
-            outcomes.record_prepared(tx, held, made.PICTURE, intended_use="inside")
-            (held,) = claims.claim(tx, claims.INFER, limit=1, lease_s=60, first=uid)
-            outcomes.record_prediction(tx, held, made.PREDICTION)
-            (held,) = claims.claim(tx, claims.REPORT, limit=1, lease_s=60, first=study)
-            revision = reports.snapshot(tx, held.id).revision
-            built = made.built_report(f"1.2.4.{number}")
-            reports.record_report(tx, held, revision, made.RESULT, built)
+        for table in (tables.studies, tables.instances, tables.reports):
+            (row,) = tx.conn.execute(sa.select(table)).mappings()
+            copies = [_copy(dict(row), number) for number in range(1, STUDIES)]
+            tx.conn.execute(sa.insert(table), copies)
     database.dispose()
+
+
+def _copy(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The same row under other keys and UIDs."""
+    keys = {name: row[name] + number for name in ("id", "study_id") if name in row}
+    uids = {name: f"{row[name]}.{number}" for name in row if name.endswith("instance_uid")}
+    return {**row, **keys, **uids}
 
 
 def _time_s(home: Path, form: str) -> float:
