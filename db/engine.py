@@ -1,10 +1,11 @@
 """Connections and transactions, on SQLite and PostgreSQL alike."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,6 +34,9 @@ class Database:
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self.engine = _make_engine(url)
+        # SQLite has one writer. Threads of one process take turns here, at once and in order;
+        # its own busy handler sleeps for up to a tenth of a second between tries.
+        self._turn: AbstractContextManager[Any] = Lock() if self.is_sqlite else nullcontext()
         self._clock = clock or _database_clock
 
     @property
@@ -42,7 +46,7 @@ class Database:
     @contextmanager
     def begin(self) -> Iterator[Transaction]:
         """A transaction that writes; on SQLite it takes the write lock at once."""
-        with self.engine.connect() as conn, conn.begin():
+        with self._turn, self.engine.connect() as conn, conn.begin():
             yield Transaction(conn=conn, now=self._clock(conn))
 
     @contextmanager

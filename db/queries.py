@@ -68,7 +68,7 @@ class ResultFilter:
     state: str | None = None
     accession_number: str | None = None
     study_instance_uid: str | None = None
-    limit: int = 1000
+    limit: int | None = None
 
 
 def find_study_results(tx: Transaction, wanted: ResultFilter) -> list[Mapping[str, Any]]:

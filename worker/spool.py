@@ -28,6 +28,9 @@ class Spool:
     def create(self) -> None:
         for folder in (self.temp, self.files, self.quarantine):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for shelf in range(256):  # once, and not with the first file that comes to each
+            (self.files / f"{shelf:02x}").mkdir(exist_ok=True, mode=0o700)
+        _sync_folder(self.files)
 
     def has_room(self, reserve_mb: int) -> bool:
         return shutil.disk_usage(self.files).free > reserve_mb * 1024 * 1024

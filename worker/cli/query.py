@@ -16,6 +16,7 @@ from db.engine import Database
 from worker.errors import WorkerError
 from worker.settings import Settings
 
+TABLE_ROWS_MAX = 100
 _COLUMNS = (
     ("received", "received_at"),
     ("accession", "accession_number"),
@@ -56,7 +57,7 @@ def _exists(path: str) -> bool:
 )
 @click.option("--accession", help="Accession number.")
 @click.option("--study", help="Study Instance UID.")
-@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="At most so many; a table stops at 100.")
 @click.option("--format", "fmt", type=click.Choice(["table", "json", "csv"]), default="table")
 def results(
     since: datetime | None,
@@ -64,11 +65,13 @@ def results(
     state: str | None,
     accession: str | None,
     study: str | None,
-    limit: int,
+    limit: int | None,
     fmt: str,
 ) -> None:
     """Query results: one row per study, the newest first."""
     _, database = _open()
+    if limit is None and fmt == "table":
+        limit = TABLE_ROWS_MAX
     wanted = queries.ResultFilter(
         since=since.replace(tzinfo=UTC) if since else None,
         band=band,
@@ -88,6 +91,8 @@ def results(
         writer.writerows(_plain(row) for row in rows)
     else:
         _print_table(rows, _COLUMNS)
+        if len(rows) == limit:
+            click.echo(f"the newest {limit}; more with --limit, all with --format json or csv")
 
 
 @click.command()
