@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import traceback
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def configure(level: str, fmt: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+    # Their warnings may quote the value that they warn of.
+    warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom|highdicom)\b")
     _OWN.setLevel(level)
 
 
