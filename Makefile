@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/installed
 
-.PHONY: demo test check bench peers lock clean
+.PHONY: demo test check bench peers fuzz lock clean
 
 demo: $(SETUP)
 	@$(BIN)/python -m worker.demo
@@ -21,6 +21,10 @@ check: $(SETUP)
 # The tests against real peers (Orthanc, DCMTK, validators) alone; they skip what is not installed.
 peers: $(SETUP)
 	$(BIN)/python -m pytest -m peers -rs
+
+# A thousand mutated files through the listener and the workers; FUZZ_SEED chooses others.
+fuzz: $(SETUP)
+	FUZZ_FILES=1000 $(BIN)/python -m pytest -q -s tests/chaos/test_mutations.py
 
 # Timings beside peers, to the terminal and var/bench.json.
 bench: $(SETUP)

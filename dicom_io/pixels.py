@@ -4,6 +4,7 @@ Whatever the header claims is held against limits and against the length of the 
 anything is allocated. Each failure is a DicomError with a short reason.
 """
 
+from functools import partial
 from typing import Any
 
 import cv2
@@ -14,7 +15,7 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 
-from dicom_io import codestream
+from dicom_io import codestream, isolated
 from dicom_io import contexts as ts
 from dicom_io.errors import NoPixels, UnreadableDicom, UnsupportedPixels
 from dicom_io.read import integer_value, text_value, transfer_syntax_uid
@@ -23,24 +24,25 @@ PIXELS_MAX = 100_000_000  # a 43 x 43 cm detector at 0.1 mm has 18 million
 BYTES_PER_PIXEL_MAX = 2
 
 _NATIVE = (*ts.UNCOMPRESSED, ts.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
-# pydicom's plugin names in the order tried: exact ones only, by speed. Pillow and OpenJPEG go
-# before GDCM where times are close: they refuse a broken stream where GDCM may fill it in.
+# pydicom's plugin names in the order tried: exact ones only, by speed. GDCM stands only where
+# there is no other: it may fill in a broken stream, and ends its process on some (`isolated`).
 DECODERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_NATIVE, ("",)),
-    ts.JPEG_BASELINE: ("pillow", "gdcm"),
+    ts.JPEG_BASELINE: ("pillow",),
     ts.JPEG_EXTENDED: ("pillow", "gdcm12"),
     ts.JPEG_LOSSLESS: ("gdcm",),
     ts.JPEG_LOSSLESS_SV1: ("gdcm",),
-    ts.JPEG_LS_LOSSLESS: ("pyjpegls", "gdcm"),
-    ts.JPEG_LS_NEAR_LOSSLESS: ("pyjpegls", "gdcm"),
-    ts.JPEG_2000_LOSSLESS: ("pillow", "pylibjpeg", "gdcm"),
-    ts.JPEG_2000: ("pillow", "pylibjpeg", "gdcm"),
+    ts.JPEG_LS_LOSSLESS: ("pyjpegls",),
+    ts.JPEG_LS_NEAR_LOSSLESS: ("pyjpegls",),
+    ts.JPEG_2000_LOSSLESS: ("pillow", "pylibjpeg"),
+    ts.JPEG_2000: ("pillow", "pylibjpeg"),
     ts.HTJ2K_LOSSLESS: ("pylibjpeg",),
     ts.HTJ2K_LOSSLESS_RPCL: ("pylibjpeg",),
     ts.HTJ2K: ("pylibjpeg",),
     ts.RLE_LOSSLESS: ("pylibjpeg", "pydicom"),
 }
 _COLOUR_SAMPLES = 3
+_RUST_PANIC = "PanicException"  # pyo3's, of pylibjpeg-rle: no Exception, and has no other name
 _BYTE_BITS, _WORD_BITS = 8, 16
 
 
@@ -144,20 +146,31 @@ def _decode(ds: Dataset, **options: Any) -> NDArray[Any]:
         raise UnsupportedPixels(f"transfer syntax {syntax}")
     _check_length(ds, syntax)
     decoder = get_decoder(syntax)
-    error: Exception | None = None
+    error: BaseException | None = None
     for plugin in DECODERS[syntax]:
         try:
-            if plugin == "gdcm12":
-                return _gdcm_extended(ds)
-            if plugin and plugin not in decoder.available_plugins:
+            if plugin and plugin not in (*decoder.available_plugins, "gdcm12"):
                 continue
-            values, _ = decoder.as_array(ds, index=0, decoding_plugin=plugin, **options)
-            return values
-        except Exception as failure:  # decoders in C and Rust raise whatever they like
+            return _decoded_by(plugin, ds, options)
+        except BaseException as failure:  # decoders in C and Rust raise whatever they like
+            if not isinstance(failure, Exception) and type(failure).__name__ != _RUST_PANIC:
+                raise
             error = failure
     if error is None:
         raise UnsupportedPixels(f"no decoder installed for transfer syntax {syntax}")
     raise UnreadableDicom(f"pixel data cannot be decoded ({type(error).__name__})") from None
+
+
+def _decoded_by(plugin: str, ds: Dataset, options: dict[str, Any]) -> NDArray[Any]:
+    if plugin == "gdcm12":
+        return isolated.decode(partial(_gdcm_extended, ds))
+
+    def decode() -> NDArray[Any]:
+        decoder = get_decoder(transfer_syntax_uid(ds))
+        values, _ = decoder.as_array(ds, index=0, decoding_plugin=plugin, **options)
+        return values
+
+    return isolated.decode(decode) if plugin == "gdcm" else decode()
 
 
 def _check_length(ds: Dataset, syntax: str) -> None:

@@ -97,7 +97,7 @@ def _prepare(services: Services, held: Claim) -> None:
         row = tx.conn.execute(query.where(instances.c.id == held.id)).one()
     try:
         ds = read_dataset(services.spool.path(row.spool_name))
-        reason = eligibility.reason_to_reject(ds)
+        reason = eligibility.reason_to_reject(ds, services.policy)
         picture = None if reason else preprocess.from_dataset(ds)
         age = age_years(ds)
     except (NoPixels, UnsupportedPixels) as error:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from db import schema
 from db.engine import Database
+from dicom_io.eligibility import Policy
 from model.bands import Interpreter
 from model.bundle import Bundle, read_bundle, shipped_bundle_path
 from worker import home
@@ -21,6 +22,20 @@ class Services:
     bundle: Bundle
     interpreter: Interpreter
     notify: Notify
+
+    @property
+    def policy(self) -> Policy:
+        return make_policy(self.settings)
+
+
+def make_policy(settings: Settings) -> Policy:
+    return Policy(
+        modalities=frozenset(settings.eligible_modalities),
+        body_parts=frozenset(settings.eligible_body_parts),
+        body_part_may_be_unknown=settings.unknown_body_part == "accept",
+        view_may_be_unknown=settings.unknown_view == "accept",
+        sides_px_min=settings.min_image_side_px,
+    )
 
 
 def open_bundle(settings: Settings) -> Bundle:

@@ -49,7 +49,15 @@ def _ae_title(value: str) -> str:
     return value
 
 
+def _code_string(value: str) -> str:
+    """PS3.5 6.2, CS: written in capitals, whatever the setting has."""
+    if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", value.upper(), re.ASCII):
+        raise ValueError("expected letters, digits, space or underscore, at most 16 each")
+    return value.upper()
+
+
 AeTitle = Annotated[str, BeforeValidator(lambda value: _ae_title(str(value)))]
+CodeString = Annotated[str, BeforeValidator(lambda value: _code_string(str(value)))]
 CommaSeparated = BeforeValidator(_split)
 
 
@@ -108,6 +116,22 @@ class Settings(BaseModel):
         "withhold",
         description="Outside the model's intended use: report why there is no probability "
         "(withhold), or report it with a warning (mark).",
+    )
+    eligible_modalities: Annotated[tuple[CodeString, ...], CommaSeparated] = Field(
+        ("CR", "DX"), description="Modalities that are analysed, comma-separated."
+    )
+    eligible_body_parts: Annotated[tuple[CodeString, ...], CommaSeparated] = Field(
+        ("CHEST", "THORAX", "LUNG", "LUNGS"),
+        description="Body Part Examined that is taken for a chest, comma-separated.",
+    )
+    unknown_body_part: Literal["accept", "refuse"] = Field(
+        "accept", description="Images that name no body part: analysed, or rejected."
+    )
+    unknown_view: Literal["accept", "refuse"] = Field(
+        "accept", description="Images that name no view: analysed, or rejected."
+    )
+    min_image_side_px: int = Field(
+        224, ge=1, le=65535, description="Images with a shorter side are rejected."
     )
     max_study_age_days: int = Field(
         7, ge=0, le=100_000, description="Older studies are analysed but not delivered."

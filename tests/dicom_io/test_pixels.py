@@ -165,6 +165,16 @@ def test_a_picture_of_another_size_than_the_header_says_is_refused(
         stored_values(ds)
 
 
+def test_a_decoders_panic_is_a_reason_and_not_the_workers_end(make_image, compress):
+    ds = make_image()
+    compress(ds, ts.RLE_LOSSLESS)
+    frame = bytearray(get_frame(ds.PixelData, 0, number_of_frames=1))
+    frame[8] = 115  # where the second segment begins: pylibjpeg-rle runs past its end
+    ds.PixelData = encapsulate([bytes(frame)])
+    with pytest.raises(UnreadableDicom, match="cannot be decoded"):
+        stored_values(ds)
+
+
 def test_a_cut_jpeg_is_refused_and_not_filled_with_grey(real_radiographs):
     paths = [path for path in real_radiographs if "jpeg_baseline" in path.name]
     if not paths:

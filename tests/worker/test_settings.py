@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from dicom_io.destination import Destination
+from dicom_io.eligibility import Policy
 from worker.errors import BadSettings
+from worker.services import make_policy
 from worker.settings import PREFIX, Settings
 
 
@@ -112,3 +114,28 @@ def test_settings_pass_unchanged_to_a_child_process() -> None:
         }
     )
     assert Settings.from_env(settings.environment()) == settings
+
+
+def test_what_is_eligible_is_a_setting() -> None:
+    assert make_policy(Settings.from_env({})) == Policy()
+    policy = make_policy(
+        Settings.from_env(
+            {
+                "CXR_ELIGIBLE_MODALITIES": "cr, SC",
+                "CXR_ELIGIBLE_BODY_PARTS": "CHEST,RIBS",
+                "CXR_UNKNOWN_BODY_PART": "refuse",
+                "CXR_UNKNOWN_VIEW": "refuse",
+                "CXR_MIN_IMAGE_SIDE_PX": "512",
+            }
+        )
+    )
+    assert policy == Policy(
+        modalities=frozenset({"CR", "SC"}),
+        body_parts=frozenset({"CHEST", "RIBS"}),
+        body_part_may_be_unknown=False,
+        view_may_be_unknown=False,
+        sides_px_min=512,
+    )
+    text = _problems({"CXR_ELIGIBLE_MODALITIES": "CR;DX", "CXR_UNKNOWN_VIEW": "perhaps"})
+    assert "CXR_ELIGIBLE_MODALITIES" in text
+    assert "should be 'accept' or 'refuse'" in text

@@ -12,7 +12,7 @@ from dicom_io.errors import DicomError, NoPixels, UnsupportedPixels
 from dicom_io.read import header_of, read_dataset
 from model.bands import Interpreter
 from model.predict import Predictor
-from worker.services import make_interpreter, open_bundle
+from worker.services import make_interpreter, make_policy, open_bundle
 from worker.settings import Settings
 
 PICTURES = {".jpeg", ".jpg", ".png"}  # everything else is taken for DICOM
@@ -27,10 +27,11 @@ def predict(paths: tuple[Path, ...], as_json: bool) -> None:
     bundle = open_bundle(settings)
     predictor = Predictor(bundle, preprocess_version=preprocess.VERSION)
     interpreter = make_interpreter(settings, bundle)
+    policy = make_policy(settings)
     identity = {"model_name": bundle.name, "model_version": bundle.version}
     failed = 0
     for path in paths:
-        outcome = _predict_one(path, predictor, interpreter) | identity
+        outcome = _predict_one(path, predictor, interpreter, policy) | identity
         failed += outcome["state"] != "predicted"
         if as_json:
             click.echo(json.dumps(outcome))
@@ -44,7 +45,9 @@ def predict(paths: tuple[Path, ...], as_json: bool) -> None:
     sys.exit(1 if failed else 0)
 
 
-def _predict_one(path: Path, predictor: Predictor, interpreter: Interpreter) -> dict[str, Any]:
+def _predict_one(
+    path: Path, predictor: Predictor, interpreter: Interpreter, policy: eligibility.Policy
+) -> dict[str, Any]:
     outcome: dict[str, Any] = {
         "path": str(path),
         "sop_instance_uid": None,
@@ -59,7 +62,7 @@ def _predict_one(path: Path, predictor: Predictor, interpreter: Interpreter) -> 
         if path.suffix.lower() not in PICTURES:
             ds = read_dataset(path)
             outcome["sop_instance_uid"] = header_of(ds).sop_instance_uid
-            if reason := eligibility.reason_to_reject(ds):
+            if reason := eligibility.reason_to_reject(ds, policy):
                 return outcome | {"state": "rejected", "reason": reason}
             picture = preprocess.from_dataset(ds)
         else:
