@@ -28,6 +28,8 @@ class Prediction:
     raw_probability: float
     probability: float
     band: str
+    ood_score: float
+    outside_intended_use: bool  # whatever the header says
     model_name: str
     model_version: str
 
@@ -78,15 +80,24 @@ def record_prediction(tx: Transaction, held: Claim, prediction: Prediction) -> S
         "raw_probability": prediction.raw_probability,
         "probability": prediction.probability,
         "band": prediction.band,
+        "ood_score": prediction.ood_score,
         "model_name": prediction.model_name,
         "model_version": prediction.model_version,
         "predicted_at": tx.now,
     }
+    if prediction.outside_intended_use:
+        outcome["intended_use"] = "outside"
     return _finish(tx, INFER, held, outcome)
 
 
 def record_dismissal(
-    tx: Transaction, stage: Stage, held: Claim, state: InstanceState, reason: str
+    tx: Transaction,
+    stage: Stage,
+    held: Claim,
+    state: InstanceState,
+    reason: str,
+    *,
+    ood_score: float | None = None,
 ) -> StudyProgress | None:
     """Write that an instance is rejected or failed, and why; raises LeaseLost."""
     outcome = {
@@ -96,6 +107,7 @@ def record_dismissal(
         "raw_probability": None,
         "probability": None,
         "band": None,
+        "ood_score": ood_score,
     }
     return _finish(tx, stage, held, outcome)
 

@@ -19,6 +19,7 @@ class InstanceSnapshot:
     state: str
     reason: str | None
     intended_use: str | None
+    ood_score: float | None
     logit: float | None
     probability: float | None
     band: str | None
@@ -168,6 +169,7 @@ def _instance(row: sa.Row[Any]) -> InstanceSnapshot:
         state=row.state,
         reason=row.reason,
         intended_use=row.intended_use,
+        ood_score=row.ood_score,
         logit=row.logit,
         probability=row.probability,
         band=row.band,

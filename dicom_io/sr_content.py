@@ -202,7 +202,7 @@ def probability_text(probability: float | None, prevalence: float) -> str:
 
 def conclusion_text(report: StudyReport) -> str:
     if report.is_withheld:
-        return "No probability is reported: it is withheld for this patient, see the comments."
+        return "No probability is reported: it is withheld for this study, see the comments."
     if report.probability is None or report.band is None:
         return "No image of this study was analysed. This says nothing about pneumonia."
     count = sum(image.is_analysed for image in report.images)
@@ -219,6 +219,9 @@ def intended_use_text(report: StudyReport) -> str | None:
     match report.intended_use:
         case "inside":
             return None
+        case "outside" if report.unlike_training:
+            what = "Probability withheld" if report.is_withheld else "Not to be relied on"
+            why = "the image is unlike those that the model was trained on"
         case "outside":
             why = "outside the intended use of the model"
         case _:

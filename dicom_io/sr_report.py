@@ -58,6 +58,7 @@ class StudyReport:
     operating_point: what the thresholds stand for, with sensitivity and specificity.
     prevalence: what the probabilities assume, 0 to 1.
     intended_use: inside, outside or unknown; intended_use_text: for whom the model was made.
+    unlike_training: outside because the image is unlike those that the model was trained on.
     withhold: name no probability when the patient is not inside the intended use.
     created_at: aware. It is written in the images' own time zone, else in `timezone`.
     """
@@ -80,6 +81,7 @@ class StudyReport:
     series_number: int = 9901
     instance_number: int = 1
     predecessor: Predecessor | None = None
+    unlike_training: bool = False
 
     def __post_init__(self) -> None:
         if not self.images:

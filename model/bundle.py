@@ -1,6 +1,6 @@
 """Reads a model bundle's manifest. It never imports TensorFlow, so that any process may.
 
-A bundle is a folder `<name>-<version>` with model.keras, manifest.json and MODEL_CARD.md.
+A bundle is a folder `<name>-<version>` with model.keras, ood.npz, manifest.json, MODEL_CARD.md.
 Reading is strict: a manifest with a field missing, unknown or of another type is refused.
 """
 
@@ -16,10 +16,11 @@ from typing import Any
 from model.calibration import Calibration
 from model.errors import BundleError
 
-FORMAT = 1  # of the manifest
+FORMAT = 2  # of the manifest
 MANIFEST = "manifest.json"
 WEIGHTS = "model.keras"
-SHIPPED = "efficientnet-lite0-0.1.0"
+UNLIKE_TRAINING = "unlike the training images"  # why a picture beyond the far limit is rejected
+SHIPPED = "efficientnet-lite0-0.2.0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,32 @@ class IntendedUse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ood:
+    """Out of distribution: from which score on a picture is unlike the training images.
+
+    sha256: of ood.npz. layer: of the network, whose spatial means the score is made of.
+    limit: at most 1 % of the validation chests lie beyond it. far_limit: beyond it nothing is
+    reported. auroc: validation chests against `negatives` that chose nothing. false_refusals:
+    the share of validation chests beyond far_limit.
+    """
+
+    sha256: str
+    method: str
+    layer: str
+    limit: float
+    far_limit: float
+    auroc: float
+    false_refusals: float
+    negatives: str
+
+    def is_outside(self, score: float) -> bool:
+        return not score <= self.limit  # a score that is no number is outside as well
+
+    def is_far(self, score: float) -> bool:
+        return not score <= self.far_limit
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bundle:
     """What a manifest says. `metrics` are plain numbers by name, of the validation set."""
 
@@ -72,6 +99,7 @@ class Bundle:
     training_split: str
     operating_points: OperatingPoints
     intended_use: IntendedUse
+    ood: Ood
     metrics: Mapping[str, float]
     license: str
 
@@ -126,7 +154,7 @@ class _Reader:
             document,
             "",
             "format name version weights_sha256 input_shape preprocess calibration training "
-            "operating_points intended_use metrics license",
+            "operating_points intended_use ood metrics license",
         )
         if self.integer(fields, "format") != FORMAT:
             self.fail("format", f"{FORMAT}, the one this version of cxr-worker reads")
@@ -165,8 +193,27 @@ class _Reader:
                 max_age_years=self.number(use, "max_age_years"),
                 text=self.text(use, "text"),
             ),
+            ood=self.ood(fields),
             metrics=self.mapping(fields, "metrics", (int, float)),
             license=self.text(fields, "license"),
+        )
+
+    def ood(self, document: Mapping[str, Any]) -> Ood:
+        names = "sha256 method layer limit far_limit auroc false_refusals negatives"
+        fields = self.fields(document["ood"], "ood", names)
+        limit = self.number(fields, "limit", above=0)
+        far_limit = self.number(fields, "far_limit", above=0)
+        if far_limit < limit:
+            self.fail("ood.far_limit", f"no lower than ood.limit ({limit})")
+        return Ood(
+            sha256=self.sha256(fields, "sha256"),
+            method=self.text(fields, "method"),
+            layer=self.text(fields, "layer"),
+            limit=limit,
+            far_limit=far_limit,
+            auroc=self.number(fields, "auroc"),
+            false_refusals=self.number(fields, "false_refusals"),
+            negatives=self.text(fields, "negatives"),
         )
 
     def fail(self, field: str, expected: str) -> None:

@@ -1,6 +1,7 @@
 """Runs a bundle's network. The only module of this package that loads TensorFlow."""
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,17 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.errors import BundleError, ModelError
+from model.ood import OOD_FILE, OodScorer
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # one traced graph each; other sizes are filled up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Of n pictures: raw logits, float32 (n,), and out-of-distribution scores, float64 (n,)."""
+
+    logits: NDArray[np.float32]
+    ood_scores: NDArray[np.float64]
 
 
 class Predictor:
@@ -34,9 +44,10 @@ class Predictor:
                 "the bundle that came with this program, or make one with `cxr-train export`"
             )
         bundle.check_weights()
+        self._scorer = OodScorer.load(bundle.path / OOD_FILE, bundle.ood.sha256)
         self.bundle = bundle
         self._tf = import_tensorflow(threads)
-        self._model = _load(bundle)
+        self._model = _load(bundle, feature_count=self._scorer.mean.size)
         self._graph = self._tf.function(
             lambda pixels: self._model(self._tf.cast(pixels, "float32")[..., None], training=False),
         )
@@ -47,7 +58,11 @@ class Predictor:
             self.logits(np.zeros((size, *self.bundle.input_shape[:2]), np.uint8))
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Raw logits, float32 (n,), of preprocessed pictures, uint8 (n, rows, columns).
+        """The logits alone; takes and raises what `predict` does."""
+        return self.predict(images).logits
+
+    def predict(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run the network once over preprocessed pictures, uint8 (n, rows, columns).
 
         Any n is taken. Raises ValueError on another dtype or size.
         """
@@ -56,15 +71,21 @@ class Predictor:
             raise ValueError(f"expected uint8 (n, {size}), got {images.dtype} {images.shape}")
         largest = BATCH_SIZES[-1]
         parts = [self._batch(images[i : i + largest]) for i in range(0, len(images), largest)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        if not parts:
+            return Outputs(logits=np.empty(0, np.float32), ood_scores=np.empty(0))
+        features = np.concatenate([features for _, features in parts])
+        return Outputs(
+            logits=np.concatenate([logits for logits, _ in parts]),
+            ood_scores=self._scorer.scores(features),
+        )
 
-    def _batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _batch(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         count = len(images)
         size = next(size for size in BATCH_SIZES if size >= count)
         filled = np.zeros((size, *images.shape[1:]), np.uint8)
         filled[:count] = images
-        output = self._graph(self._tf.constant(filled)).numpy()
-        return np.asarray(output[:count, 0], dtype=np.float32)
+        logits, features = (part.numpy() for part in self._graph(self._tf.constant(filled)))
+        return logits[:count, 0].astype(np.float32), features[:count].astype(np.float32)
 
 
 def import_tensorflow(threads: int | None = None) -> Any:
@@ -91,7 +112,21 @@ def import_tensorflow(threads: int | None = None) -> Any:
     return tf
 
 
-def _load(bundle: Bundle) -> Any:
+def with_features(network: Any, layer: str) -> Any:
+    """A keras.Model that also gives a layer's spatial means, (n, channels).
+
+    Raises ModelError when there is no such layer with a spatial layout.
+    """
+    import keras
+
+    try:
+        output = network.get_layer(layer).output
+        return keras.Model(network.input, [network.output, keras.ops.mean(output, axis=(1, 2))])
+    except ValueError as error:
+        raise ModelError(f"the network has no layer {layer!r} with a spatial layout") from error
+
+
+def _load(bundle: Bundle, *, feature_count: int) -> Any:
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -106,4 +141,13 @@ def _load(bundle: Bundle) -> Any:
             f"{bundle.weights_path} maps {network.input_shape} to {network.output_shape}, "
             f"expected {expected} to (None, 1)"
         )
-    return network
+    try:
+        model = with_features(network, bundle.ood.layer)
+    except ModelError as error:
+        raise BundleError(f"{bundle.weights_path}: {error}") from error
+    if model.output_shape[1] != (None, feature_count):
+        raise BundleError(
+            f"{bundle.path / OOD_FILE} is for {feature_count} features, but {bundle.ood.layer} has "
+            f"{model.output_shape[1][-1]}"
+        )
+    return model

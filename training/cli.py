@@ -19,6 +19,11 @@ cache_option = click.option(
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads to use.")
 
 
+negatives_option = click.option(
+    "--negatives", type=FOLDER, help="More pictures that are no chests, to try the score on."
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Train, evaluate and export the pneumonia model."""
@@ -171,10 +176,12 @@ def evaluate(
 @run_argument
 @click.option("--version", required=True, help="The bundle's version, for example 0.2.0.")
 @click.option("--out", type=FOLDER, default=Path("runs/bundles"), show_default=True)
+@negatives_option
 @cache_option
-def export(run: Path, version: str, out: Path, cache: Path) -> None:
+def export(run: Path, version: str, out: Path, negatives: Path | None, cache: Path) -> None:
     """Make a bundle of an evaluated run, for MODEL_BUNDLE."""
     from training import backend
+    from training import recipe as recipes
     from training.run import Run
 
     with explained():
@@ -182,12 +189,38 @@ def export(run: Path, version: str, out: Path, cache: Path) -> None:
         from training.assess import evaluated
         from training.export import export as export_run
         from training.export import new_folder
+        from training.ood import fit_ood
 
         folder = Run(run)
         new_folder(folder, version=version, parent=out)
         dataset, split = folder.data(cache, show_progress)
-        bundle = export_run(folder, dataset, split, evaluated(folder), version=version, parent=out)
+        found = evaluated(folder)
+        recipe = recipes.find(folder.settings().recipe)
+        score = fit_ood(folder, recipe, dataset, split, negatives)
+        bundle = export_run(folder, dataset, split, found, score, version=version, parent=out)
     click.echo(f"bundle: {bundle.path}")
+
+
+@main.command()
+@run_argument
+@negatives_option
+@threads_option
+@cache_option
+def ood(run: Path, negatives: Path | None, threads: int | None, cache: Path) -> None:
+    """Fit RUN's out-of-distribution score as `export` does, and print how it does."""
+    from training import backend
+    from training import recipe as recipes
+    from training.run import Run
+
+    with explained():
+        backend.start(threads)
+        from training.ood import fit_ood
+
+        folder = Run(run)
+        dataset, split = folder.data(cache, show_progress)
+        recipe = recipes.find(folder.settings().recipe)
+        report = fit_ood(folder, recipe, dataset, split, negatives).report
+    click.echo(json.dumps(report.plain(), indent=2))
 
 
 def show_progress(done: int, total: int) -> None:

@@ -26,6 +26,8 @@ HEAD_CHANNELS = 1280
 BATCH_NORM_EPSILON = 1e-3
 BLOCK_COUNT = sum(repeats for _, repeats, *_ in STAGES)
 LAST_FEATURES = "head_relu"  # the last layer with a spatial layout, for saliency
+# Not yet narrowed down to the two classes, unlike the last features: see docs/MODELS.md.
+OOD_FEATURES = "block14_add"
 
 _BATCH_NORM_NAMES = ("weight", "bias", "running_mean", "running_var")
 

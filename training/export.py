@@ -1,4 +1,4 @@
-"""Makes a bundle of a finished run: inference graph, manifest, card, plots, predictions."""
+"""Makes a bundle of a finished run: network, score, manifest, card, plots, predictions."""
 
 import hashlib
 import json
@@ -9,15 +9,19 @@ from typing import Any
 
 from dicom_io import preprocess
 from model.bundle import FORMAT, MANIFEST, WEIGHTS, Bundle, OperatingPoints, read_bundle
+from model.ood import OOD_FILE
 from training.card import write_card
 from training.dataset import CLASSES, Dataset
 from training.errors import RunError
+from training.ood import METHOD, FittedOod
+from training.plots import draw_ood
 from training.predictions import Predictions, write_predictions
 from training.run import Run, RunSettings
 from training.split import Split
 
 MAX_BUNDLE_MB = 20
 PLOT = "evaluation.png"
+OOD_PLOT = "ood.png"
 VALIDATION = "validation.csv"
 DATA = (
     "Chest X-Ray Images (Pneumonia), official training split; Kermany, Goldbaum et al., "
@@ -44,7 +48,14 @@ class Evaluated:
 
 
 def export(
-    run: Run, dataset: Dataset, split: Split, evaluated: Evaluated, *, version: str, parent: Path
+    run: Run,
+    dataset: Dataset,
+    split: Split,
+    evaluated: Evaluated,
+    fitted_ood: FittedOod,
+    *,
+    version: str,
+    parent: Path,
 ) -> Bundle:
     """Write `<parent>/<recipe>-<version>` and return it as read back.
 
@@ -56,12 +67,22 @@ def export(
     try:
         strip(run.final, folder / WEIGHTS)
         manifest = _manifest(folder, settings, dataset, split, evaluated, version=version)
+        manifest["ood"] = _ood(fitted_ood, fitted_ood.scorer.save(folder / OOD_FILE))
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         shutil.copy(run.plot, folder / PLOT)
+        draw_ood(folder / OOD_PLOT, fitted_ood)
         write_predictions(folder / VALIDATION, evaluated.predictions)
         bundle = read_bundle(folder)
         bundle.check_weights()
-        write_card(folder, bundle, evaluated.report, recipe_command(settings), PLOT)
+        write_card(
+            folder,
+            bundle,
+            evaluated.report,
+            fitted_ood.report,
+            recipe_command(settings),
+            PLOT,
+            OOD_PLOT,
+        )
         size_mb = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
         if size_mb > MAX_BUNDLE_MB:
             raise RunError(f"the bundle has {size_mb:.1f} MB, {MAX_BUNDLE_MB} are allowed")
@@ -95,6 +116,21 @@ def recipe_command(settings: RunSettings) -> str:
         f"--fold {settings.fold} --folds {settings.folds} --seed {settings.seed} "
         f"--epochs {settings.epochs} --weights {settings.weights or 'none'}"
     )
+
+
+def _ood(fitted: FittedOod, sha256: str) -> dict[str, Any]:
+    report = fitted.report
+    counts = ", ".join(f"{it.pictures} {kind}" for kind, it in report.kinds.items())
+    return {
+        "sha256": sha256,
+        "method": METHOD,
+        "layer": report.layer,
+        "limit": report.limit,
+        "far_limit": report.far_limit,
+        "auroc": report.auroc,
+        "false_refusals": report.false_refusals,
+        "negatives": f"{report.held_out} held out of: {counts}",
+    }
 
 
 def _manifest(

@@ -20,6 +20,7 @@ class Recipe:
 
     build: makes the keras.Model from grey pixels (n, size, size, 1) in 0-255 to one raw
     logit (n, 1), with the given weights and with the layers frozen that stay so.
+    ood_layer: name of the layer whose spatial means the out-of-distribution score is made of.
     class_weights: weigh losses by class frequency. It moves the logits' prevalence, so a
     recipe that leaves it off keeps the prior shift to a site's prevalence exact.
     """
@@ -31,6 +32,7 @@ class Recipe:
     learning_rate: float
     warmup_epochs: float
     weight_decay: float
+    ood_layer: str
     class_weights: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 

@@ -20,6 +20,7 @@ from db.tables import InstanceState, instances
 from dicom_io import eligibility, preprocess
 from dicom_io.errors import DicomError, NoPixels, UnsupportedPixels
 from dicom_io.read import age_years, read_dataset
+from model.bundle import UNLIKE_TRAINING
 from model.predict import Predictor
 from worker import log
 from worker.celery_app import TASK_TIME_LIMIT_S
@@ -139,24 +140,36 @@ def _infer(services: Services, predictor: Predictor, claims: list[Claim]) -> Non
     if not ready:
         return
     batch = np.stack([_picture(usable[held.id]) for held in ready])
-    logits = predictor.logits(batch)
-    for held, logit in zip(ready, logits, strict=True):
-        prediction = services.interpreter.interpret(float(logit))
+    outputs = predictor.predict(batch)
+    for held, logit, ood_score in zip(ready, outputs.logits, outputs.ood_scores, strict=True):
+        _conclude(services, held, float(logit), float(ood_score))
+
+
+def _conclude(services: Services, held: Claim, logit: float, ood_score: float) -> None:
+    """Record one picture's result, or that it is too unlike the training images to have one."""
+    ood = services.bundle.ood
+    try:
+        if ood.is_far(ood_score):
+            state, reason = InstanceState.REJECTED, UNLIKE_TRAINING
+            _dismiss(services, INFER, held, state, reason, ood_score=ood_score)
+            return
+        prediction = services.interpreter.interpret(logit)
         row = outcomes.Prediction(
             logit=prediction.logit,
             raw_probability=prediction.raw_probability,
             probability=prediction.probability,
             band=prediction.band,
+            ood_score=ood_score,
+            outside_intended_use=ood.is_outside(ood_score),
             model_name=services.bundle.name,
             model_version=services.bundle.version,
         )
-        try:
-            with services.database.begin() as tx:
-                progress = outcomes.record_prediction(tx, held, row)
-        except LeaseLost as lost:  # the others of the batch are still ours
-            _log.warning("%s", lost)
-            continue
-        _report_if_complete(services, progress)
+        with services.database.begin() as tx:
+            progress = outcomes.record_prediction(tx, held, row)
+    except LeaseLost as lost:  # the others of the batch are still ours
+        _log.warning("%s", lost)
+        return
+    _report_if_complete(services, progress)
 
 
 def _picture(stored: StoredPixels) -> NDArray[np.uint8]:
@@ -164,10 +177,16 @@ def _picture(stored: StoredPixels) -> NDArray[np.uint8]:
 
 
 def _dismiss(
-    services: Services, stage: Stage, held: Claim, state: InstanceState, reason: str
+    services: Services,
+    stage: Stage,
+    held: Claim,
+    state: InstanceState,
+    reason: str,
+    *,
+    ood_score: float | None = None,
 ) -> None:
     with services.database.begin() as tx:
-        progress = outcomes.record_dismissal(tx, stage, held, state, reason)
+        progress = outcomes.record_dismissal(tx, stage, held, state, reason, ood_score=ood_score)
     _report_if_complete(services, progress)
 
 

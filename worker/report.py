@@ -59,8 +59,8 @@ def _report(services: Services, held: Claim) -> None:
 
 def conclude(images: list[InstanceSnapshot]) -> StudyResult:
     """A study's result: that of its most suspicious image."""
-    analysed = [it for it in images if it.probability is not None]
-    if not analysed:
+    highest = _highest(images)
+    if highest is None:
         reasons = sorted({it.reason for it in images if it.reason})
         note = "; ".join(reasons) if images else "no image in this study"
         return StudyResult(
@@ -71,7 +71,6 @@ def conclude(images: list[InstanceSnapshot]) -> StudyResult:
             model_version=None,
             note=note,
         )
-    highest = max(analysed, key=lambda it: it.probability or 0.0)
     return StudyResult(
         intended_use=highest.intended_use,
         probability=highest.probability,
@@ -80,6 +79,11 @@ def conclude(images: list[InstanceSnapshot]) -> StudyResult:
         model_version=highest.model_version,
         note=None,
     )
+
+
+def _highest(images: list[InstanceSnapshot]) -> InstanceSnapshot | None:
+    analysed = [it for it in images if it.probability is not None]
+    return max(analysed, key=lambda it: it.probability or 0.0, default=None)
 
 
 def _build(
@@ -111,6 +115,7 @@ def _build(
         prevalence=settings.prevalence,
         intended_use=result.intended_use or _intended_use(services, findings[0].dataset),
         intended_use_text=bundle.intended_use.text,
+        unlike_training=_highest_is_unlike(services, images),
         withhold=settings.outside_intended_use == "withhold",
         sop_instance_uid=sop_instance_uid,
         series_instance_uid=series_instance_uid,
@@ -146,7 +151,10 @@ def _content_digest(services: Services, images: list[InstanceSnapshot]) -> str:
     limits = services.interpreter.limits
     shown = {
         "images": sorted(
-            (it.sop_instance_uid, it.spool_name, it.state, it.reason, it.probability, it.band)
+            (
+                *(it.sop_instance_uid, it.spool_name, it.state, it.reason, it.probability, it.band),
+                _is_unlike(services, it),
+            )
             for it in images
         ),
         "model": (bundle.name, bundle.version, bundle.weights_sha256),
@@ -155,6 +163,16 @@ def _content_digest(services: Services, images: list[InstanceSnapshot]) -> str:
         "template": TEMPLATE_VERSION,
     }
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+
+
+def _is_unlike(services: Services, image: InstanceSnapshot) -> bool:
+    return image.ood_score is not None and services.bundle.ood.is_outside(image.ood_score)
+
+
+def _highest_is_unlike(services: Services, images: list[InstanceSnapshot]) -> bool:
+    """Whether the image that the study's result comes from is unlike the training images."""
+    highest = _highest(images)
+    return highest is not None and _is_unlike(services, highest)
 
 
 def _finding(services: Services, study: StudySnapshot, image: InstanceSnapshot) -> sr.ImageFinding:

@@ -5,15 +5,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from model.ood import OodScorer
 from model.predict import import_tensorflow
 
+CHANNELS = 4
+SCORER = OodScorer(
+    mean=np.zeros(CHANNELS, np.float32), whitening=np.eye(CHANNELS, dtype=np.float32), unit=2.0
+)
 
-def manifest_document(weights: bytes) -> dict[str, Any]:
+
+def manifest_document(weights: bytes, ood_sha256: str) -> dict[str, Any]:
     point = {"threshold": 0.0, "sensitivity": 0.98, "specificity": 0.97}
     return {
-        "format": 1,
+        "format": 2,
         "name": "tiny",
         "version": "1.2.3",
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
@@ -33,6 +40,16 @@ def manifest_document(weights: bytes) -> dict[str, Any]:
             "rule_in": {**point, "threshold": 2.0},
         },
         "intended_use": {"min_age_years": 1, "max_age_years": 5.0, "text": "tests"},
+        "ood": {
+            "sha256": ood_sha256,
+            "method": "tests",
+            "layer": "spread",
+            "limit": 1.0,
+            "far_limit": 1.5,
+            "auroc": 0.99,
+            "false_refusals": 0.0,
+            "negatives": "none",
+        },
         "metrics": {"auc": 0.9},
         "license": "Apache-2.0",
     }
@@ -47,7 +64,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     keras.utils.set_random_seed(3)
     pixels = keras.Input((32, 32, 1))
     scaled = keras.layers.Rescaling(1 / 128, offset=-1)(pixels)
-    spread = keras.layers.Conv2D(4, 3, activation="relu")(scaled)
+    spread = keras.layers.Conv2D(CHANNELS, 3, activation="relu", name="spread")(scaled)
     logit = keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(spread))
     path = tmp_path_factory.mktemp("weights") / "model.keras"
     keras.Model(pixels, logit).save(path)
@@ -55,9 +72,9 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def manifest(tiny_weights: bytes) -> dict[str, Any]:
+def manifest(tiny_weights: bytes, tmp_path: Path) -> dict[str, Any]:
     """A valid manifest of the tiny network, to be spoiled."""
-    return manifest_document(tiny_weights)
+    return manifest_document(tiny_weights, SCORER.save(tmp_path / "ood.npz"))
 
 
 @pytest.fixture
@@ -65,6 +82,7 @@ def bundle_folder(tmp_path: Path, tiny_weights: bytes, manifest: dict[str, Any])
     """A valid bundle on disk."""
     folder = tmp_path / "tiny-1.2.3"
     folder.mkdir()
+    SCORER.save(folder / "ood.npz")
     (folder / "model.keras").write_bytes(tiny_weights)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

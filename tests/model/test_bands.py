@@ -26,7 +26,7 @@ def made(folder: Path, *, rule_out: float, rule_in: float) -> Bundle:
         return {"threshold": threshold, "sensitivity": 0.98, "specificity": 0.97}
 
     document: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "name": "tiny",
         "version": "1",
         "weights_sha256": "0" * 64,
@@ -46,6 +46,16 @@ def made(folder: Path, *, rule_out: float, rule_in: float) -> Bundle:
             "rule_in": point(rule_in),
         },
         "intended_use": {"min_age_years": 1, "max_age_years": 5, "text": "tests"},
+        "ood": {
+            "sha256": "0" * 64,
+            "method": "none",
+            "layer": "none",
+            "limit": 1.0,
+            "far_limit": 1.5,
+            "auroc": 1.0,
+            "false_refusals": 0.0,
+            "negatives": "none",
+        },
         "metrics": {},
         "license": "none",
     }

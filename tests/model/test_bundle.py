@@ -23,7 +23,7 @@ def test_manifest_is_read_into_plain_values(bundle_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "value", "named"),
     [
-        (("format",), 2, "format"),
+        (("format",), 1, "format"),
         (("name",), "", "name"),
         (("weights_sha256",), "abc", "weights_sha256"),
         (("input_shape",), [224, 224], "input_shape"),
@@ -36,6 +36,10 @@ def test_manifest_is_read_into_plain_values(bundle_folder: Path) -> None:
         (("operating_points", "balanced"), [], "operating_points.balanced"),
         (("operating_points", "rule_in", "threshold"), "0", "threshold"),
         (("intended_use", "max_age_years"), None, "max_age_years"),
+        (("ood", "sha256"), "0", "sha256"),
+        (("ood", "limit"), 0, "limit"),
+        (("ood", "far_limit"), 0.5, r"ood\.far_limit must be no lower"),
+        (("ood", "auroc"), None, "auroc"),
         (("metrics",), {"auc": "good"}, "metrics"),
     ],
 )
@@ -52,7 +56,7 @@ def test_wrong_field_is_named_with_its_file(
     assert str(bundle_folder / MANIFEST) in str(caught.value)
 
 
-@pytest.mark.parametrize("where", ["", "preprocess", "training", "operating_points"])
+@pytest.mark.parametrize("where", ["", "preprocess", "training", "operating_points", "ood"])
 def test_unknown_field_is_refused(
     bundle_folder: Path, manifest: dict[str, Any], where: str
 ) -> None:
@@ -106,5 +110,7 @@ def test_shipped_bundle_is_whole_and_of_this_preprocessing() -> None:
     assert bundle.metrics["auc"] >= 0.98
     assert bundle.operating_points.rule_out.sensitivity >= 0.99
     assert bundle.operating_points.rule_in.specificity >= 0.95
+    assert bundle.ood.auroc >= 0.98
+    assert bundle.ood.false_refusals <= 0.01
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     assert size <= 20_000_000

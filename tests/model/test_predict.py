@@ -41,6 +41,30 @@ def test_network_is_traced_once_for_each_bucket(predictor: Predictor) -> None:
     assert predictor._graph.experimental_get_tracing_count() == traces == 6
 
 
+def test_scores_are_made_of_the_layers_spatial_means_in_the_same_pass(
+    predictor: Predictor, bundle_folder: Path
+) -> None:
+    import keras
+
+    images = pictures(5)
+    network = keras.saving.load_model(bundle_folder / "model.keras")
+    layer = keras.Model(network.input, network.get_layer("spread").output)
+    means = np.asarray(layer(images[..., None].astype("float32"))).mean(axis=(1, 2))
+    outputs = predictor.predict(images)
+    expected = np.linalg.norm(means, axis=1) / 2  # of the scorer in conftest
+    np.testing.assert_allclose(outputs.ood_scores, expected, rtol=1e-4)
+    np.testing.assert_array_equal(outputs.logits, predictor.logits(images))
+
+
+@pytest.mark.parametrize("layer", ["nowhere", "dense"])
+def test_layer_without_spatial_layout_is_refused(
+    bundle_folder: Path, manifest: dict[str, Any], layer: str
+) -> None:
+    rewrite_manifest(bundle_folder, manifest, ood={**manifest["ood"], "layer": layer})
+    with pytest.raises(BundleError, match="no layer"):
+        Predictor(read_bundle(bundle_folder), preprocess_version=1)
+
+
 def test_no_picture_gives_no_logit(predictor: Predictor) -> None:
     assert predictor.logits(pictures(0)).shape == (0,)
 

@@ -1,8 +1,10 @@
 """DICOM objects for tests: synthetic, small, and each different from the usual in one way."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from data_store import DataStore
 from numpy.typing import NDArray
@@ -10,20 +12,30 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from dicom_io import preprocess
+
 CR = "1.2.840.10008.5.1.4.1.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
 
 
 def chest_pixels(size: int = 256, seed: int = 0) -> NDArray[np.uint16]:
-    """Two dark lungs in a bright thorax, 12 bits, with a little noise: uint16, (size, size)."""
+    """A real chest, 12 bits, each seed with other noise: uint16, (size, size)."""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:size, 0:size] / size
-    body = 3000 * np.exp(-(((x - 0.5) / 0.45) ** 4))
-    for centre in (0.3, 0.7):
-        body -= 2000 * np.exp(-(((x - centre) / 0.13) ** 2 + ((y - 0.5) / 0.3) ** 2))
-    noisy = body + rng.normal(0, 40, (size, size))
+    small = cv2.resize(_chest_base(), (size, size), interpolation=cv2.INTER_AREA)
+    noisy = small + rng.normal(0, 15, (size, size))
     return np.clip(noisy, 0, 4095).astype(np.uint16)
+
+
+@cache
+def _chest_base() -> NDArray[np.float32]:
+    """An adult's radiograph, cropped, softened and darkened until the model takes it for one of
+    its own: 0 to 4095, float32, (512, 512)."""
+    grey = preprocess.grey_of(dcmread(real("RG1_UNCR.dcm")))
+    top, left = (round(side * 0.04) for side in grey.shape)
+    small = cv2.resize(grey[top:-top, left:-left], (512, 512), interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(small, (0, 0), 3).astype(np.float32)
+    return np.asarray(4095 * (soft / 255) ** 1.4, dtype=np.float32)
 
 
 def chest(study: str | None = None, pixels: NDArray[Any] | None = None, **changes: Any) -> Dataset:

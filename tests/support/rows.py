@@ -15,6 +15,8 @@ PREDICTION = outcomes.Prediction(
     raw_probability=0.7,
     probability=0.4,
     band="review",
+    ood_score=0.5,
+    outside_intended_use=False,
     model_name="test",
     model_version="1.0.0",
 )

@@ -65,6 +65,7 @@ def tiny_recipe() -> Recipe:
         learning_rate=3e-3,
         warmup_epochs=0.5,
         weight_decay=1e-4,
+        ood_layer="average_pooling2d",
     )
 
 

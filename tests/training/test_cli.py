@@ -60,6 +60,8 @@ def test_bundle_holds_card_plot_and_manifest_without_local_paths(exported: Path)
         "evaluation.png",
         "manifest.json",
         "model.keras",
+        "ood.npz",
+        "ood.png",
         "validation.csv",
     }
     for name in ("MODEL_CARD.md", "manifest.json", "validation.csv"):

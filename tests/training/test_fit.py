@@ -32,7 +32,7 @@ backend.start()
 from training.fit import fit
 settings = RunSettings(**json.loads(sys.argv[2]))
 recipe = Recipe(name="tiny", build=parts.build_tiny, epochs=1, batch_size=8, learning_rate=3e-3,
-                warmup_epochs=0.5, weight_decay=1e-4)
+                warmup_epochs=0.5, weight_decay=1e-4, ood_layer="average_pooling2d")
 dataset = load(Path(settings.data) / "train", Path(sys.argv[3]))
 fit(recipe, dataset, Run(Path(sys.argv[4])), settings)
 """

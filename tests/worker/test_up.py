@@ -58,6 +58,20 @@ def test_an_adult_is_analysed_but_no_probability_is_delivered(
     assert "outside the intended use" in _text(report)
 
 
+def test_a_real_adult_chest_is_not_taken_for_something_else(
+    system: System, pacs: Pacs, tmp_path: Path
+) -> None:
+    ds = dicom.real_copy("RG1_UNCR.dcm", PatientAge="004Y")
+    _send(system, tmp_path, ds)
+    row = system.wait_until_delivered(ds.StudyInstanceUID)
+    instance = system.instances(ds.StudyInstanceUID)[ds.SOPInstanceUID]
+    assert instance["state"] == "predicted"
+    assert instance["ood_score"] > 1
+    assert row["intended_use"] == "outside"
+    (report,) = pacs.reports(ds.StudyInstanceUID)
+    assert "unlike those that the model was trained on" in _text(report)
+
+
 def _cut_pixels() -> Dataset:
     ds = dicom.chest()
     ds.PixelData = ds.PixelData[:1000]
@@ -88,6 +102,11 @@ CASES = {
         dicom.chest(pixels=np.full((256, 256), 7, np.uint16)),
         "rejected",
         "constant image",
+    ),
+    "ankle said to be a chest": (
+        dicom.real_copy("RG3_UNCR.dcm", BodyPartExamined="CHEST", PatientAge="004Y"),
+        "rejected",
+        "unlike the training images",
     ),
     "cut pixels": (_cut_pixels(), "failed", "truncated pixel data"),
     "colour": (_in_colour(), "predicted", None),

@@ -40,4 +40,5 @@ RECIPE = Recipe(
     learning_rate=5e-4,
     warmup_epochs=0.5,
     weight_decay=1e-4,
+    ood_layer=efficientnet_lite.OOD_FEATURES,
 )

@@ -11,6 +11,7 @@ from dicom_io import eligibility, preprocess
 from dicom_io.errors import DicomError, NoPixels, UnsupportedPixels
 from dicom_io.read import header_of, read_dataset
 from model.bands import Interpreter
+from model.bundle import UNLIKE_TRAINING
 from model.predict import Predictor
 from worker.services import make_interpreter, make_policy, open_bundle
 from worker.settings import Settings
@@ -38,8 +39,11 @@ def predict(paths: tuple[Path, ...], as_json: bool) -> None:
         elif outcome["state"] == "predicted":
             click.echo(
                 f"{path}: Pred: {outcome['prediction']} | "
-                f"Confidence: {outcome['confidence']:.2f} | Band: {outcome['band']}"
+                f"Confidence: {outcome['confidence']:.2f} | Band: {outcome['band']} | "
+                f"OOD: {outcome['ood_score']:.2f}"
             )
+            if outcome["unlike_training"]:
+                click.echo(f"{path}: outside the intended use: {UNLIKE_TRAINING}", err=True)
         if outcome["state"] != "predicted":
             click.echo(f"{path}: {outcome['state']}: {outcome['reason']}", err=True)
     sys.exit(1 if failed else 0)
@@ -57,6 +61,8 @@ def _predict_one(
         "raw_probability": None,
         "prediction": None,
         "band": None,
+        "ood_score": None,
+        "unlike_training": None,
     }
     try:
         if path.suffix.lower() not in PICTURES:
@@ -71,7 +77,12 @@ def _predict_one(
         return outcome | {"state": "rejected", "reason": str(error)}
     except DicomError as error:
         return outcome | {"reason": str(error)}
-    prediction = interpreter.interpret(float(predictor.logits(picture[None])[0]))
+    outputs = predictor.predict(picture[None])
+    outcome["ood_score"] = score = float(outputs.ood_scores[0])
+    if predictor.bundle.ood.is_far(score):
+        return outcome | {"state": "rejected", "reason": UNLIKE_TRAINING}
+    outcome["unlike_training"] = predictor.bundle.ood.is_outside(score)
+    prediction = interpreter.interpret(float(outputs.logits[0]))
     p = prediction.raw_probability
     return outcome | {
         "state": "predicted",
