@@ -25,7 +25,7 @@ from dicom_io import scu
 from tests.support import mutations
 from tests.support.system import System, running, wait_for
 
-FILES = int(os.environ.get("FUZZ_FILES", "150"))
+FILES = int(os.environ.get("FUZZ_FILES", "100"))
 SEED = int(os.environ.get("FUZZ_SEED", "2026"))
 GOOD_EVERY = 10
 FILE_S_MAX = 5.0
