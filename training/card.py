@@ -82,8 +82,9 @@ changed while the finding is not, at the balanced threshold of the unchanged one
 {_ood_table(ood)}
 
 The pictures are what packages from a registry bring along (pydicom, pydicom-data, scikit-learn,
-matplotlib, scikit-image), generated ones, and validation chests spoiled on purpose. A fixed half of
-the sources chose nothing: neither the layer nor the far limit; the AUROC is theirs. **Not tried**,
+matplotlib, scikit-image), generated ones, and validation chests spoiled on purpose. Nothing was
+fitted on them. The AUROC is that of a fixed half of the sources, whose figures were in view when
+layer, augmentation and limits were chosen by the other half and the adult chest. **Not tried**,
 because none were at hand: unlabelled laterals, abdomens, hands, skulls, spines, animal
 radiographs, portable images with much equipment, newborns, and more than one adult.
 
