@@ -1,16 +1,22 @@
 """The one picture that training and serving share.
 
 A grey picture of any size becomes 224x224 and then contrast-limited adaptive
-histogram equalised. The public training images exist at 224x224 only, squashed
-to a square, so CLAHE comes after the resize: it is the one order in which a
+histogram equalised. The training images are at hand at 224x224 only, squashed to
+a square, so CLAHE comes after the resize: it is the one order in which a
 full-resolution radiograph and its small copy become the same picture.
+
+The small copies were made by an antialiased bilinear filter and stored as JPEG of
+quality 75. The network sees that compression (CLAHE raises it), so a picture of
+another size is made small in the same way: its logit is then that of its copy.
 """
 
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset
 
 from dicom_io import codestream
@@ -19,8 +25,9 @@ from dicom_io.pixels import PIXELS_MAX, colour_to_grey, is_colour, stored_values
 from dicom_io.read import read_dataset
 from dicom_io.voi import to_grey
 
-VERSION = 1  # a bundle made with another version is refused when it is loaded
+VERSION = 2  # a bundle made with another version is refused when it is loaded
 SIZE = 224  # rows and columns
+JPEG_QUALITY = 75  # of the training images
 CLAHE_CLIP_LIMIT = 2.0
 CLAHE_TILES = 8  # per side
 
@@ -32,10 +39,11 @@ def parameters() -> dict[str, int | float | str]:
     """What a bundle's manifest records of this pipeline."""
     return {
         "size": SIZE,
-        "interpolation": "area",
+        "interpolation": "bilinear, antialiased",
+        "jpeg_quality": JPEG_QUALITY,
         "clahe_clip_limit": CLAHE_CLIP_LIMIT,
         "clahe_tiles": CLAHE_TILES,
-        "order": "resize, clahe",
+        "order": "resize, jpeg, clahe",
     }
 
 
@@ -47,12 +55,19 @@ def from_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     if grey.ndim != 2 or grey.dtype != np.uint8 or grey.size == 0:  # noqa: PLR2004
         raise ValueError(f"expected uint8 (rows, columns), got {grey.dtype} {grey.shape}")
-    shrinks = grey.shape[0] >= SIZE and grey.shape[1] >= SIZE
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    small = cv2.resize(grey, (SIZE, SIZE), interpolation=interpolation)
+    small = grey if grey.shape == (SIZE, SIZE) else as_small_copy(grey)
     clahe = cv2.createCLAHE(clipLimit=CLAHE_CLIP_LIMIT, tileGridSize=(CLAHE_TILES, CLAHE_TILES))
     equalised = clahe.apply(small)
     return np.ascontiguousarray(equalised, dtype=np.uint8)
+
+
+def as_small_copy(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Make a picture small as the training images were: uint8, (224, 224)."""
+    small = Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    encoded = BytesIO()
+    small.save(encoded, "JPEG", quality=JPEG_QUALITY)
+    decoded = cv2.imdecode(np.frombuffer(encoded.getvalue(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    return np.asarray(decoded, np.uint8)
 
 
 def grey_of(ds: Dataset) -> NDArray[np.uint8]:

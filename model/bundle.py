@@ -60,7 +60,8 @@ class Ood:
 
     sha256: of ood.npz. layer: of the network, whose spatial means the score is made of.
     limit: at most 1 % of the validation chests lie beyond it. far_limit: beyond it nothing is
-    reported. auroc: validation chests against `negatives` that chose nothing. false_refusals:
+    reported. auroc: validation chests against `negatives` that nothing was fitted on (their
+    figures were in sight while layer and augmentation were chosen: no blind test). false_refusals:
     the share of validation chests beyond far_limit.
     """
 

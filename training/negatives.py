@@ -46,7 +46,7 @@ class Negative:
 
     @property
     def held_out(self) -> bool:
-        """A fixed half of the sources: no limit and no method was chosen by them."""
+        """A fixed half of the sources, by which no limit was chosen."""
         return hashlib.sha256(self.source.encode()).digest()[0] % 2 == 0
 
 

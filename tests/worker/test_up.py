@@ -59,9 +59,22 @@ def test_an_adult_is_analysed_but_no_probability_is_delivered(
 
 
 def test_a_real_adult_chest_is_not_taken_for_something_else(
-    system: System, pacs: Pacs, tmp_path: Path
+    system: System, tmp_path: Path
 ) -> None:
     ds = dicom.real_copy("RG1_UNCR.dcm", PatientAge="004Y")
+    _send(system, tmp_path, ds)
+    row = system.wait_until_delivered(ds.StudyInstanceUID)
+    instance = system.instances(ds.StudyInstanceUID)[ds.SOPInstanceUID]
+    assert instance["state"] == "predicted"
+    assert instance["ood_score"] < 1
+    assert row["intended_use"] == "inside"
+
+
+def test_a_picture_unlike_the_training_images_is_outside_and_the_report_says_why(
+    system: System, pacs: Pacs, tmp_path: Path
+) -> None:
+    quarter = dicom.chest_pixels(512)[:256, :256]
+    ds = dicom.chest(pixels=np.ascontiguousarray(quarter))
     _send(system, tmp_path, ds)
     row = system.wait_until_delivered(ds.StudyInstanceUID)
     instance = system.instances(ds.StudyInstanceUID)[ds.SOPInstanceUID]
