@@ -53,7 +53,7 @@ def run_inference(settings: Settings) -> int:
 
     services = ProcessServices(settings)
     predictor = Predictor(services().bundle, preprocess_version=preprocess.VERSION)
-    predictor.warm_up()
+    predictor.warm_up((1,))  # larger batches are traced when the first of each comes: 2 s each
     app = make_app(settings.broker)
     register_inference_tasks(app, services, predictor)
     return _run_celery(app, "inference", pool="solo", concurrency=1, queue=INFERENCE_QUEUE)
