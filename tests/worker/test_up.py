@@ -58,9 +58,7 @@ def test_an_adult_is_analysed_but_no_probability_is_delivered(
     assert "outside the intended use" in _text(report)
 
 
-def test_a_real_adult_chest_is_not_taken_for_something_else(
-    system: System, tmp_path: Path
-) -> None:
+def test_a_real_adult_chest_is_not_taken_for_something_else(system: System, tmp_path: Path) -> None:
     ds = dicom.real_copy("RG1_UNCR.dcm", PatientAge="004Y")
     _send(system, tmp_path, ds)
     row = system.wait_until_delivered(ds.StudyInstanceUID)
