@@ -9,7 +9,7 @@ demo: $(SETUP)
 	@$(BIN)/python -m worker.demo
 
 test: $(SETUP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # ruff and mypy: what a change must pass before anything is run.
 check: $(SETUP)
