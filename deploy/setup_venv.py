@@ -60,7 +60,8 @@ def install(python: Path) -> None:
     say("installing from requirements.lock")
     if install_uv(python):
         uv = [str(python.parent / "uv"), "pip", "install", "--python", str(python)]
-        if subprocess.run([*uv, *exact], check=False).returncode == 0:
+        # Compiled now, or (with PYTHONDONTWRITEBYTECODE, read-only folders) at every start anew.
+        if subprocess.run([*uv, "--compile-bytecode", *exact], check=False).returncode == 0:
             return
         say("uv could not: falling back to pip, which takes some minutes")
     run(python, "-m", "pip", "install", "--disable-pip-version-check", *exact)
