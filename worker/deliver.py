@@ -84,37 +84,37 @@ def _send(
 
 def _record(services: Services, delivery: DueDelivery, result: SendResult) -> bool:
     held = delivery.held
-    extra = {"sop_instance_uid": delivery.sop_instance_uid}
+    if result.error is not None:
+        extra = {"sop_instance_uid": delivery.sop_instance_uid}
+        _log.warning("not delivered: %s", result.error, extra=extra)
+        refused = result.status is not None  # and not merely left out when all broke off
+        give_up = refused and held.attempts >= REFUSALS_MAX
+        _put_back(services, delivery, result.error, backoff_s(held.attempts), give_up=give_up)
+        return False
     try:
         with services.database.begin() as tx:
-            if result.error is None:
-                deliveries.record_sent(tx, held)
-                return True
-            error = result.error
-            refused = result.status is not None  # and not merely left out when all broke off
-            if (refused and held.attempts >= REFUSALS_MAX) or _is_too_old(tx.now, delivery):
-                deliveries.record_delivery_failure(tx, held, error)
-            else:
-                wait_s = backoff_s(held.attempts)
-                deliveries.postpone(tx, held, error=error, retry_in_s=wait_s)
-            _log.warning("not delivered: %s", error, extra=extra)
+            deliveries.record_sent(tx, held)
     except LeaseLost as lost:
         _log.warning("%s", lost)
-    return False
+        return False
+    return True
 
 
 def _postpone_all(services: Services, name: str, due: list[DueDelivery], error: str) -> None:
     wait_s = backoff_s(max(delivery.held.attempts for delivery in due))
     for delivery in due:
-        _postpone(services, delivery, error, wait_s)
+        _put_back(services, delivery, error, wait_s)
     with services.database.begin() as tx:
         deliveries.postpone_destination(tx, name, error=error, retry_in_s=wait_s)
 
 
-def _postpone(services: Services, delivery: DueDelivery, error: str, wait_s: float) -> None:
+def _put_back(
+    services: Services, delivery: DueDelivery, error: str, wait_s: float, *, give_up: bool = False
+) -> None:
+    """Try an object again after a while, or never: when it is given up, or too old."""
     try:
         with services.database.begin() as tx:
-            if _is_too_old(tx.now, delivery):
+            if give_up or _is_too_old(tx.now, delivery):
                 deliveries.record_delivery_failure(tx, delivery.held, error)
             else:
                 deliveries.postpone(tx, delivery.held, error=error, retry_in_s=wait_s)

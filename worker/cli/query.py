@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,19 +34,13 @@ def _open() -> tuple[Settings, Database]:
     settings = Settings.from_env()
     if settings.database.startswith("sqlite"):
         path = settings.database.removeprefix("sqlite:///")
-        if not _exists(path):
+        if not Path(path).exists():
             raise WorkerError(
                 f"no database at {path}: start `cxr-worker up` first, or set CXR_HOME_DIR"
             )
     database = Database(settings.database)
     schema.require_current(database)
     return settings, database
-
-
-def _exists(path: str) -> bool:
-    from pathlib import Path
-
-    return Path(path).exists()
 
 
 @click.command()
