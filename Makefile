@@ -1,15 +1,19 @@
-# make demo: the whole way of one image, everything embedded.   make test: every test.
+# make demo: the whole way of one image, everything embedded.   make test: the tests.
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/installed
 
-.PHONY: demo test check bench peers fuzz lock clean
+.PHONY: demo test test-long check bench peers fuzz lock clean
 
 demo: $(SETUP)
 	@$(BIN)/python -m worker.demo
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What takes minutes: a browser, training runs, real faults. CI runs it after `make test`.
+test-long: $(SETUP)
+	$(BIN)/python -m pytest -m long
 
 # ruff and mypy: what a change must pass before anything is run.
 check: $(SETUP)
@@ -20,7 +24,7 @@ check: $(SETUP)
 
 # The tests against real peers (Orthanc, DCMTK, validators) alone; they skip what is not installed.
 peers: $(SETUP)
-	$(BIN)/python -m pytest -m peers -rs
+	$(BIN)/python -m pytest -m 'peers and not long' -rs
 
 # A thousand mutated files through the listener and the workers; FUZZ_SEED chooses others.
 fuzz: $(SETUP)
