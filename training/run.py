@@ -25,7 +25,8 @@ class RunSettings:
     """What was fitted on what.
 
     data: the folder that holds train/; with csv, the folder of that table's pictures, of which
-    `positive` is the positive finding. precision: a Keras dtype policy.
+    `positive` is the positive finding. precision: a Keras dtype policy. split_seed: of the folds,
+    so that several seeds can share one split; None is the seed.
     """
 
     recipe: str
@@ -38,6 +39,7 @@ class RunSettings:
     weights: str | None
     csv: str | None = None
     positive: str | None = None
+    split_seed: int | None = None
     precision: str = "float32"
 
 
@@ -129,7 +131,8 @@ def scan_data(data: str, csv: str | None, positive: str | None) -> list[ImageFil
 
 def fold_of(dataset: Dataset, settings: RunSettings) -> Split:
     """The patient-grouped split that the settings name."""
-    return grouped_fold(dataset.files, fold=settings.fold, folds=settings.folds, seed=settings.seed)
+    seed = settings.seed if settings.split_seed is None else settings.split_seed
+    return grouped_fold(dataset.files, fold=settings.fold, folds=settings.folds, seed=seed)
 
 
 def write_log(path: Path, rows: Sequence[dict[str, float]]) -> None:
