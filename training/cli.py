@@ -212,14 +212,18 @@ def evaluate(
     A run chooses its thresholds here; a bundle's are applied as they are.
     """
     from training import backend
+    from training import recipe as recipes
     from training.run import Run
 
+    classes = None
     with explained():
         backend.start(threads)
         from training.assess import assess_bundle, assess_run
+        from training.classes import assess_classes
 
         if Run(path).settings_file.exists():
             report, target = assess_run(Run(path)), path
+            classes = assess_classes(Run(path), recipes.find(Run(path).settings().recipe), cache)
         elif data is None or out is None:
             raise click.UsageError("a bundle needs --data and --out")
         else:
@@ -228,6 +232,8 @@ def evaluate(
     for name, at in report["operating_points"].items():
         rates = ("accuracy", "sensitivity", "specificity")
         click.echo(f"{name}: " + ", ".join(f"{rate} {at[rate]:.4f}" for rate in rates))
+    for name, one in classes["per_class"].items() if classes else ():
+        click.echo(f"{name}: recall {one['recall']:.4f}, precision {one['precision']:.4f}")
     click.echo(f"report: {target / 'evaluation.json'}, {target / 'evaluation.png'}")
 
 
@@ -258,6 +264,23 @@ def export(run: Path, version: str, out: Path, negatives: Path | None, cache: Pa
         score = fit_ood(folder, recipe, dataset, split, negatives)
         bundle = export_run(folder, dataset, split, found, score, version=version, parent=out)
     click.echo(f"bundle: {bundle.path}")
+
+
+@main.command()
+@click.argument("bundles", nargs=-1, required=True, type=FOLDER, metavar="BUNDLE BUNDLE…")
+@click.option("--name", default="ensemble", show_default=True)
+@click.option("--version", required=True, help="The new bundle's version, for example 0.1.0.")
+@click.option("--out", type=FOLDER, default=Path("runs/bundles"), show_default=True)
+def ensemble(bundles: tuple[Path, ...], name: str, version: str, out: Path) -> None:
+    """Make one bundle that averages several, validated on the same pictures."""
+    from training import backend
+
+    with explained():
+        backend.start()
+        from training.ensemble import make_ensemble
+
+        made = make_ensemble(bundles, name=name, version=version, parent=out)
+    click.echo(f"bundle: {made.path}, AUC {made.metrics['auc']:.4f}")
 
 
 @main.command()

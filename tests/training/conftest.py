@@ -24,7 +24,7 @@ def write_pictures(split: Path, each: int, *, side: int = 64, seed: int = 0) -> 
             picture = rng.normal(120, 30, (side, side)) + slope
             patient = index // 2
             stem = (
-                f"person{patient}_virus_{index}"
+                f"person{patient}_{('bacteria', 'virus')[patient % 2]}_{index}"
                 if label
                 else f"IM-{patient:04d}-{index % 2 + 1:04d}"
             )
@@ -36,6 +36,14 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """32 pictures in train/."""
     folder = tmp_path_factory.mktemp("chest_xray")
     write_pictures(folder / "train", 16)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 pictures of 6 patients in train/: what a large network is tried on."""
+    folder = tmp_path_factory.mktemp("few")
+    write_pictures(folder / "train", 6)
     return folder
 
 
