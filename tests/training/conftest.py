@@ -59,7 +59,7 @@ def build_tiny(_weights: Any) -> Any:
     x = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(pixels))
     x = keras.layers.Conv2D(4, 3, activation="relu")(x)
     x = keras.layers.Dropout(0.2)(keras.layers.Flatten()(x))
-    return keras.Model(pixels, keras.layers.Dense(1)(x))
+    return keras.Model(pixels, keras.layers.Dense(1, dtype="float32", name="logits")(x))
 
 
 @pytest.fixture(scope="session")
