@@ -76,6 +76,12 @@ def inspect(data: Path) -> None:
 @click.option("--weights", default="imagenet", show_default=True, help="imagenet, FILE or none.")
 @click.option("--fold", default=0, show_default=True, help="Validation fold, counted from 0.")
 @click.option("--folds", default=5, show_default=True, type=click.IntRange(min=2))
+@click.option(
+    "--split",
+    default="random",
+    show_default=True,
+    help="random, or a shift that is held out: training/shift.py names them.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @threads_option
@@ -87,12 +93,13 @@ def fit(
     weights: str,
     fold: int,
     folds: int,
+    split: str,
     seed: int,
     epochs: int | None,
     threads: int | None,
     cache: Path,
 ) -> None:
-    """Fit RECIPE on a patient-grouped fold; run again to resume after a kill."""
+    """Fit RECIPE on a patient-grouped split; run again to resume after a kill."""
     from training import backend, dataset
     from training import recipe as recipes
     from training.run import Run, RunSettings
@@ -112,6 +119,7 @@ def fit(
             seed=seed,
             epochs=epochs or chosen.epochs,
             weights=None if weights == "none" else weights,
+            split=split,
         )
         folder = Run(run or Path("runs") / chosen.name)
         fit_recipe(chosen, pictures, folder, settings)

@@ -15,12 +15,19 @@ from pathlib import Path
 
 from training.dataset import Dataset, Progress, load
 from training.errors import RunError
+from training.shift import SHIFTS, shift_split
 from training.split import Split, grouped_fold
+
+RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What was fitted on what; `data` is the folder that holds train/."""
+    """What was fitted on what; `data` is the folder that holds train/.
+
+    split: RANDOM for fold `fold` of `folds`, or one of `shift.SHIFTS`; raises RunError for
+    anything else.
+    """
 
     recipe: str
     data: str
@@ -30,6 +37,11 @@ class RunSettings:
     seed: int
     epochs: int
     weights: str | None
+    split: str = RANDOM
+
+    def __post_init__(self) -> None:
+        if self.split not in (RANDOM, *SHIFTS):
+            raise RunError(f"no split {self.split!r}; there are: {', '.join((RANDOM, *SHIFTS))}")
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,8 @@ class Run:
 
 def fold_of(dataset: Dataset, settings: RunSettings) -> Split:
     """The patient-grouped split that the settings name."""
+    if settings.split != RANDOM:
+        return shift_split(dataset.files, settings.split)
     return grouped_fold(dataset.files, fold=settings.fold, folds=settings.folds, seed=settings.seed)
 
 
