@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from dicom_io import preprocess
 from model.bundle import read_bundle
@@ -33,9 +34,15 @@ def predict_validation(run: Run, cache: Path) -> Predictions:
         return read_predictions(run.predictions)
     dataset, split = run.data(cache)
     network = keras.saving.load_model(run.final, compile=False)
-    predictions = predict_twins(lambda pixels: predict(network, pixels), dataset, split.validation)
-    write_predictions(run.predictions, predictions)
-    return predictions
+
+    def predict_into(path: Path, indices: NDArray[np.int64]) -> Predictions:
+        made = predict_twins(lambda pixels: predict(network, pixels), dataset, indices)
+        write_predictions(path, made)
+        return made
+
+    if len(split.shifted):
+        predict_into(run.shifted_predictions, split.shifted)
+    return predict_into(run.predictions, split.validation)
 
 
 def evaluated(run: Run) -> Evaluated:
@@ -55,7 +62,11 @@ def evaluated(run: Run) -> Evaluated:
 
 def assess_run(run: Run) -> dict[str, Any]:
     """Write the run's evaluation.json and evaluation.png; returns the report."""
-    report = evaluated(run).report
+    found = evaluated(run)
+    report = found.report
+    if run.shifted_predictions.exists():
+        shifted = read_predictions(run.shifted_predictions)
+        report["shifted"] = evaluate(shifted, found.points, report["temperature"])
     run.evaluation.write_text(json.dumps(report, indent=2) + "\n")
     return report
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -80,7 +81,7 @@ def inspect(data: Path) -> None:
     "--split",
     default="random",
     show_default=True,
-    help="random, or a shift that is held out: training/shift.py names them.",
+    help="random, or a shift to hold out as well: training/shift.py names them.",
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
@@ -173,10 +174,10 @@ def evaluate(
             raise click.UsageError("a bundle needs --data and --out")
         else:
             report, target = assess_bundle(path, data / split, cache, out), out
-    click.echo(f"AUC {report['auc']:.4f} ({report['auc_low']:.4f} to {report['auc_high']:.4f})")
-    for name, at in report["operating_points"].items():
-        rates = ("accuracy", "sensitivity", "specificity")
-        click.echo(f"{name}: " + ", ".join(f"{rate} {at[rate]:.4f}" for rate in rates))
+    show_figures(report)
+    if "shifted" in report:
+        click.echo("held out by the shift, at the thresholds of validation:")
+        show_figures(report["shifted"])
     click.echo(f"report: {target / 'evaluation.json'}, {target / 'evaluation.png'}")
 
 
@@ -229,6 +230,14 @@ def ood(run: Path, negatives: Path | None, threads: int | None, cache: Path) -> 
         recipe = recipes.find(folder.settings().recipe)
         report = fit_ood(folder, recipe, dataset, split, negatives).report
     click.echo(json.dumps(report.plain(), indent=2))
+
+
+def show_figures(report: dict[str, Any]) -> None:
+    """AUC and the rates at each operating point."""
+    click.echo(f"AUC {report['auc']:.4f} ({report['auc_low']:.4f} to {report['auc_high']:.4f})")
+    for name, at in report["operating_points"].items():
+        rates = ("accuracy", "sensitivity", "specificity")
+        click.echo(f"{name}: " + ", ".join(f"{rate} {at[rate]:.4f}" for rate in rates))
 
 
 def show_progress(done: int, total: int) -> None:

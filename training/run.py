@@ -5,6 +5,7 @@ checkpoint.keras   the model and its optimizer after the last whole epoch
 log.csv            one line an epoch
 final.keras        the model after the last epoch
 predictions.csv, calibration.json, evaluation.json, evaluation.png: of the validation fold
+shifted.csv        predictions of what a shift held out
 ood-features.npz   of augmented training and of validation chests, for the out-of-distribution score
 """
 
@@ -25,8 +26,7 @@ RANDOM = "random"
 class RunSettings:
     """What was fitted on what; `data` is the folder that holds train/.
 
-    split: RANDOM for fold `fold` of `folds`, or one of `shift.SHIFTS`; raises RunError for
-    anything else.
+    split: RANDOM, or one of `shift.SHIFTS` to hold out as well; RunError for anything else.
     """
 
     recipe: str
@@ -69,6 +69,10 @@ class Run:
     @property
     def predictions(self) -> Path:
         return self.folder / "predictions.csv"
+
+    @property
+    def shifted_predictions(self) -> Path:
+        return self.folder / "shifted.csv"
 
     @property
     def calibration(self) -> Path:
@@ -118,9 +122,20 @@ class Run:
 
 
 def fold_of(dataset: Dataset, settings: RunSettings) -> Split:
-    """The patient-grouped split that the settings name."""
+    """The patient-grouped split that the settings name.
+
+    With a shift, the fold is one of the pictures that the shift leaves: thresholds are chosen
+    on those, and applied to the shifted ones.
+    """
     if settings.split != RANDOM:
-        return shift_split(dataset.files, settings.split)
+        shift = shift_split(dataset.files, settings.split)
+        left = [dataset.files[index] for index in shift.train]
+        fold = grouped_fold(left, fold=settings.fold, folds=settings.folds, seed=settings.seed)
+        return Split(
+            train=shift.train[fold.train],
+            validation=shift.train[fold.validation],
+            shifted=shift.validation,
+        )
     return grouped_fold(dataset.files, fold=settings.fold, folds=settings.folds, seed=settings.seed)
 
 

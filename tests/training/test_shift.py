@@ -1,6 +1,6 @@
 """Held-out pictures lie beyond the fitted ones on the scale that the shift names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from training.acquisition import appearance, origin
-from training.dataset import ImageFile, scan
+from training.dataset import Dataset, ImageFile, scan
 from training.errors import RunError
-from training.run import RunSettings
+from training.run import RunSettings, fold_of
 from training.shift import SHIFTS, shift_split
 from training.split import groups
 
@@ -96,6 +96,18 @@ def test_origin_im_holds_out_every_normal_of_that_name(files: list[ImageFile]) -
 def test_unknown_shift_names_those_there_are(files: list[ImageFile]) -> None:
     with pytest.raises(RunError, match="origin-low"):
         shift_split(files, "sideways")
+
+
+def test_thresholds_of_a_shift_are_chosen_on_a_fold_of_the_rest(
+    files: list[ImageFile], run_settings: Callable[..., RunSettings]
+) -> None:
+    dataset = Dataset(files=files, pixels=np.empty((len(files), 0, 0), np.uint8), digest="x")
+    split = fold_of(dataset, run_settings(split="origin-low"))
+    assert split.shifted.tolist() == shift_split(files, "origin-low").validation.tolist()
+    parts = [split.train, split.validation, split.shifted]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(files)))
+    found = groups(files)
+    assert not set(found[split.train].tolist()) & set(found[split.validation].tolist())
 
 
 def test_a_run_with_an_unknown_split_is_refused_before_it_begins() -> None:
