@@ -159,7 +159,8 @@ def evaluate(
 ) -> None:
     """Report on a run's validation fold, or on a bundle with any labelled split.
 
-    A run chooses its thresholds here; a bundle's are applied as they are.
+    A run chooses its thresholds here; a bundle's are applied as they are. Writes
+    evaluation.html, .json, .csv (every image) and .png.
     """
     from training import backend
     from training.run import Run
@@ -169,7 +170,7 @@ def evaluate(
         from training.assess import assess_bundle, assess_run
 
         if Run(path).settings_file.exists():
-            report, target = assess_run(Run(path)), path
+            report, target = assess_run(Run(path), cache), path
         elif data is None or out is None:
             raise click.UsageError("a bundle needs --data and --out")
         else:
@@ -178,7 +179,29 @@ def evaluate(
     if "shifted" in report:
         click.echo("held out by the shift, at the thresholds of validation:")
         show_figures(report["shifted"])
-    click.echo(f"report: {target / 'evaluation.json'}, {target / 'evaluation.png'}")
+    click.echo(f"report: {target / 'evaluation.html'}")
+
+
+@main.command()
+@click.argument("runs", type=FOLDER, metavar="RUN...", nargs=-1, required=True)
+@click.option("--out", type=FOLDER, required=True, help="Where the report goes.")
+@threads_option
+@cache_option
+def pool(runs: tuple[Path, ...], out: Path, threads: int | None, cache: Path) -> None:
+    """Report on the folds of several runs together: cross-validation.
+
+    Temperature and thresholds for each fold are chosen on the other folds.
+    """
+    from training import backend
+    from training.run import Run
+
+    with explained():
+        backend.start(threads)
+        from training.assess import pool_runs
+
+        report = pool_runs([Run(run) for run in runs], cache, out)
+    show_figures(report)
+    click.echo(f"report: {out / 'evaluation.html'}")
 
 
 @main.command()
@@ -203,7 +226,7 @@ def export(run: Path, version: str, out: Path, negatives: Path | None, cache: Pa
         folder = Run(run)
         new_folder(folder, version=version, parent=out)
         dataset, split = folder.data(cache, show_progress)
-        found = evaluated(folder)
+        found = evaluated(folder, dataset)
         recipe = recipes.find(folder.settings().recipe)
         score = fit_ood(folder, recipe, dataset, split, negatives)
         bundle = export_run(folder, dataset, split, found, score, version=version, parent=out)

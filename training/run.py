@@ -4,8 +4,8 @@ settings.json      recipe, data, split and seed, so that every later command rep
 checkpoint.keras   the model and its optimizer after the last whole epoch
 log.csv            one line an epoch
 final.keras        the model after the last epoch
-predictions.csv, calibration.json, evaluation.json, evaluation.png: of the validation fold
-shifted.csv        predictions of what a shift held out
+predictions.csv, calibration.json, evaluation.{html,json,csv,png}: of the validation fold
+predictions-shifted.csv, evaluation-shifted.{html,json,csv}: of what a shift held out
 ood-features.npz   of augmented training and of validation chests, for the out-of-distribution score
 """
 
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def shifted_predictions(self) -> Path:
-        return self.folder / "shifted.csv"
+        return self.folder / "predictions-shifted.csv"
 
     @property
     def calibration(self) -> Path:

@@ -20,6 +20,7 @@ _COMMANDS = {
     "results": "query:results",
     "show": "query:show",
     "status": "query:status",
+    "validate": "validate:validate",
     "check": "admin:check",
     "db": "admin:db",
 }
