@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_io import preprocess
-from model.bundle import Bundle, read_bundle
+from model.bundle import WEIGHTS, Bundle, read_bundle
 from model.evaluation.cases import Cases, Rule
 from model.evaluation.figures import figures
 from model.evaluation.files import write_report
@@ -57,6 +57,7 @@ class Assessment:
     facts: Sequence[tuple[str, str]]
     notes: Sequence[str]
     log: Sequence[dict[str, float]] = ()
+    saliency: gallery.Saliency | None = None
     tables: Sequence[Table] = field(default_factory=tuple)
 
 
@@ -103,6 +104,7 @@ def assess_run(run: Run, cache: Path) -> dict[str, Any]:
     dataset, _ = run.data(cache)
     predictions, rule = _validated(run)
     settings = run.settings()
+    saliency = gallery.saliency_of(keras.saving.load_model(run.final, compile=False))
     facts = [
         ("Run", f"{settings.recipe}, seed {settings.seed}, {settings.epochs} epochs"),
         ("Data", f"fold {settings.fold} of {settings.folds}, split {settings.split}"),
@@ -117,6 +119,7 @@ def assess_run(run: Run, cache: Path) -> dict[str, Any]:
             "at thresholds are slightly favourable; `cxr-train pool` gives such as are not."
         ],
         log=read_log(run.log),
+        saliency=saliency,
     )
     cases = _cases(dataset, [predictions], [rule])
     report = _write(run.folder, STEM, cases, dataset, validation)
@@ -129,6 +132,7 @@ def assess_run(run: Run, cache: Path) -> dict[str, Any]:
                 f"The images that the split `{settings.split}` held out: neither fitted nor used "
                 "to choose anything. Temperature and thresholds come from a fold of the others."
             ],
+            saliency=saliency,
         )
         cases = _cases(dataset, [read_predictions(run.shifted_predictions)], [rule])
         report["shifted"] = _write(run.folder, SHIFTED_STEM, cases, dataset, shifted)
@@ -191,8 +195,9 @@ def assess_bundle(path: Path, split_folder: Path, cache: Path, out: Path) -> dic
         ],
         notes=[
             "Predicted by the code that serves, at temperature and thresholds of the bundle's "
-            "manifest: nothing was chosen on these images."
+            f"manifest.{_known_note(bundle, predictions)}"
         ],
+        saliency=gallery.saliency_of(keras.saving.load_model(path / WEIGHTS, compile=False)),
     )
     cases = _cases(dataset, [predictions], [_rule_of(bundle)])
     report = _write(out, STEM, cases, dataset, assessment)
@@ -210,12 +215,26 @@ def _validated(run: Run) -> tuple[Predictions, Rule]:
 
 def _rule_of(bundle: Bundle) -> Rule:
     """A bundle's, with the points that it does not store chosen on its own validation."""
-    validation = bundle.path / VALIDATION
-    more = {}
-    if validation.exists():
-        known = read_predictions(validation)
-        more = dict(shown_beside(known.labels, known.logits))
+    known = _known(bundle)
+    more = shown_beside(known.labels, known.logits) if known else {}
     return Rule.of_points(bundle.operating_points, bundle.calibration.temperature, more)
+
+
+def _known(bundle: Bundle) -> Predictions | None:
+    path = bundle.path / VALIDATION
+    return read_predictions(path) if path.exists() else None
+
+
+def _known_note(bundle: Bundle, predictions: Predictions) -> str:
+    """Whether figures at thresholds are favourable, because these images chose them."""
+    known = _known(bundle)
+    both = set(predictions.names) & set(known.names if known else ())
+    if not both:
+        return " Nothing was chosen on these images."
+    return (
+        f" {len(both)} of these images are the bundle's own validation images, on which those "
+        "were chosen: figures at thresholds are slightly favourable."
+    )
 
 
 def _cases(dataset: Dataset, folds: Sequence[Predictions], rules: Sequence[Rule]) -> Cases:
@@ -232,12 +251,15 @@ def _write(
     folder: Path, stem: str, cases: Cases, dataset: Dataset, it: Assessment
 ) -> dict[str, Any]:
     report = evaluate(cases)
+    galleries = gallery.mistakes(dataset, report)
+    if it.saliency is not None:
+        galleries.append(gallery.looked_at(dataset, cases, it.saliency))
     page = Page(
         title=it.title,
         facts=it.facts,
         notes=it.notes,
         figures=figures(cases, report, it.log),
-        galleries=gallery.mistakes(dataset, report),
+        galleries=galleries,
         tables=it.tables,
     )
     write_report(folder, stem, cases, report, page)

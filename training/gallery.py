@@ -51,7 +51,7 @@ def mistakes(dataset: Dataset, report: Mapping[str, Any]) -> list[Gallery]:
 
 
 def looked_at(dataset: Dataset, cases: Cases, saliency: Saliency) -> Gallery:
-    """Grad-CAM of images of each class, from sure to unsure, and of the worst mistakes.
+    """Grad-CAM of images of each class, from the highest logit to the lowest.
 
     The place in each list is what chooses an image, not how its map looks.
     """

@@ -22,7 +22,7 @@ def subgroups(files: Sequence[ImageFile]) -> Mapping[str, Sequence[str]]:
         "origin by file name": _origins(files),
         "sharpness (variance of the Laplacian)": _thirds([it.sharpness for it in seen]),
         "brightness (mean grey value)": _thirds([it.brightness for it in seen]),
-        "size (shorter side)": _thirds([min(it.rows, it.columns) for it in seen], "px"),
+        "size (shorter side, px)": _thirds([min(it.rows, it.columns) for it in seen]),
         "aspect ratio (width to height)": _thirds([it.aspect for it in seen]),
     }
     return {criterion: groups for criterion, groups in found.items() if len(set(groups)) > 1}
@@ -32,24 +32,24 @@ def _origins(files: Sequence[ImageFile]) -> list[str]:
     """Normals by series; pneumonias by thirds of the person numbers."""
     found = [origin(file.name) for file in files]
     persons = [it.number for it in found if it and it.series.startswith("person")]
-    thirds = iter(_thirds(persons, "number"))
+    thirds = iter(_thirds(persons))
     groups = []
     for it in found:
         if it is None:
             groups.append("")
         else:
             is_person = it.series.startswith("person")
-            groups.append(f"person, {next(thirds)}" if is_person else f"{it.series}-")
+            groups.append(f"person number, {next(thirds)}" if is_person else f"{it.series}-")
     return groups
 
 
-def _thirds(values: Sequence[float], unit: str = "") -> list[str]:
+def _thirds(values: Sequence[float]) -> list[str]:
     """Thirds, classes together, each with its range; no groups where there is but one value."""
     if len(set(values)) < len(THIRDS):
         return [""] * len(values)
     low, high = np.quantile(values, [1 / 3, 2 / 3])
     digits = 2 if high < 10 else 0  # noqa: PLR2004
-    ends = [f"{end:.{digits}f} {unit}".strip() for end in (low, high)]
+    ends = [f"{end:.{digits}f}" for end in (low, high)]
     ranges = (f"up to {ends[0]}", f"up to {ends[1]}", f"above {ends[1]}")
     names = [f"{third}, {limit}" for third, limit in zip(THIRDS, ranges, strict=True)]
     return [names[int(value > low) + int(value > high)] for value in values]

@@ -67,10 +67,9 @@ def draw_roc(ax: Any, cases: Cases, report: Report) -> None:
     def draw(on: Any) -> None:
         on.plot(alarms, hits, color="black", linewidth=1.4)
         for name, marker in MARKERS.items():
-            if at := report["operating_points"].get(name):
-                label = f"{title_of(name)}: {at['sensitivity']:.3f} / {at['specificity']:.3f}"
-                x, y = 1 - at["specificity"], at["sensitivity"]
-                on.plot(x, y, marker, markersize=8, alpha=0.8, label=label)
+            at = report["operating_points"][name]
+            label = f"{title_of(name)}: {at['sensitivity']:.3f} / {at['specificity']:.3f}"
+            _mark(on, marker, 1 - at["specificity"], at["sensitivity"], label)
         on.grid(alpha=0.3)
 
     draw(ax)
@@ -79,18 +78,14 @@ def draw_roc(ax: Any, cases: Cases, report: Report) -> None:
     interval = f"{report['auc_low']:.4f} to {report['auc_high']:.4f}"
     ax.set_title(f"ROC, AUC {report['auc']:.4f} (95 % {interval})", fontsize=10.5)
     if report["auc"] >= ZOOM_FROM_AUC:
-        corner = ax.inset_axes((0.36, 0.4, 0.58, 0.48))
-        draw(corner)
-        corner.set(xlim=(-0.004, 0.2), ylim=(0.8, 1.004))
-        corner.tick_params(labelsize=8)
-        ax.indicate_inset_zoom(corner, edgecolor="grey")
+        _zoom(ax, draw, (0.36, 0.4, 0.58, 0.48), xlim=(-0.004, 0.2), ylim=(0.8, 1.004))
     ax.legend(
         title="sensitivity / specificity", loc="lower right", fontsize=8.5, title_fontsize=8.5
     )
 
 
 def draw_precision_recall(ax: Any, cases: Cases, report: Report) -> None:
-    """Precision against recall of pneumonia, above the share of pneumonia."""
+    """Precision against recall of pneumonia, above the share of pneumonia; a corner likewise."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(cases.labels, cases.logits)
@@ -98,13 +93,9 @@ def draw_precision_recall(ax: Any, cases: Cases, report: Report) -> None:
     def draw(on: Any) -> None:
         on.plot(recall, precision, color="black", linewidth=1.4, drawstyle="steps-post")
         for name, marker in MARKERS.items():
-            if at := report["operating_points"].get(name):
-                pneumonia = at["classes"]["PNEUMONIA"]
-                label = (
-                    f"{title_of(name)}: {pneumonia['precision']:.3f} / {pneumonia['recall']:.3f}"
-                )
-                x, y = pneumonia["recall"], pneumonia["precision"]
-                on.plot(x, y, marker, markersize=8, alpha=0.8, label=label)
+            it = report["operating_points"][name]["classes"]["PNEUMONIA"]
+            label = f"{title_of(name)}: {it['precision']:.3f} / {it['recall']:.3f}"
+            _mark(on, marker, it["recall"], it["precision"], label)
         on.grid(alpha=0.3)
 
     draw(ax)
@@ -115,7 +106,29 @@ def draw_precision_recall(ax: Any, cases: Cases, report: Report) -> None:
     low, high = report["average_precision_low"], report["average_precision_high"]
     area = f"{report['average_precision']:.4f} (95 % {low:.4f} to {high:.4f})"
     ax.set_title(f"Precision-recall, area {area}", fontsize=10.5)
+    if report["auc"] >= ZOOM_FROM_AUC:
+        _zoom(ax, draw, (0.14, 0.3, 0.58, 0.36), xlim=(0.8, 1.004), ylim=(0.9, 1.002))
     ax.legend(title="precision / recall", loc="lower left", fontsize=8.5, title_fontsize=8.5)
+
+
+def _mark(ax: Any, marker: str, x: float, y: float, label: str) -> None:
+    ax.plot(x, y, marker, markersize=8, alpha=0.8, label=label)
+
+
+def _zoom(
+    ax: Any,
+    draw: Draw,
+    bounds: tuple[float, float, float, float],
+    *,
+    xlim: tuple[float, float],
+    ylim: tuple[float, float],
+) -> None:
+    """Draw once more into an inset; bounds: left, bottom, width, height in shares of the axes."""
+    inset = ax.inset_axes(bounds)
+    draw(inset)
+    inset.set(xlim=xlim, ylim=ylim)
+    inset.tick_params(labelsize=8)
+    ax.indicate_inset_zoom(inset, edgecolor="grey")
 
 
 def draw_confusion(ax: Any, at: Report, title: str) -> None:
@@ -177,7 +190,7 @@ def draw_logits(ax: Any, cases: Cases) -> None:
             ax.axvline(rule.thresholds[point], color="black", linewidth=1, ls=style, label=label)
     ax.set_title("Raw logit by class, and the thresholds", fontsize=10.5)
     ax.set_xlabel(f"raw logit (those beyond {LOGIT_END:g} at the ends)")
-    ax.legend(fontsize=8, loc="upper center", ncols=2)
+    ax.legend(fontsize=8, loc="upper center", ncols=2, framealpha=1)
 
 
 def _histogram(ax: Any, cases: Cases, values: Any, edges: Any) -> None:

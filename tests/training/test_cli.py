@@ -121,7 +121,7 @@ def test_inspect_counts_and_names_copies_and_unreadable_files(tmp_path: Path) ->
     (tmp_path / "train/NORMAL/IM-2.png").write_bytes(b"broken")
     assert "3 images" in CliRunner().invoke(main, ["inspect", "--data", str(tmp_path)]).output
     result = CliRunner().invoke(main, ["inspect", "--data", str(tmp_path)])
-    assert "unreadable: train/NORMAL/IM-2.png" in result.output
+    assert "unreadable or cut off: 1\n  train/NORMAL/IM-2.png" in result.output
     assert result.exit_code == 1
 
 
