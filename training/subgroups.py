@@ -23,7 +23,7 @@ def subgroups(files: Sequence[ImageFile]) -> Mapping[str, Sequence[str]]:
         "sharpness (variance of the Laplacian)": _thirds([it.sharpness for it in seen]),
         "brightness (mean grey value)": _thirds([it.brightness for it in seen]),
         "size (shorter side, px)": _thirds([min(it.rows, it.columns) for it in seen]),
-        "aspect ratio (width to height)": _thirds([it.aspect for it in seen]),
+        "aspect ratio (width to height)": _thirds([it.aspect for it in seen], digits=2),
     }
     return {criterion: groups for criterion, groups in found.items() if len(set(groups)) > 1}
 
@@ -43,12 +43,11 @@ def _origins(files: Sequence[ImageFile]) -> list[str]:
     return groups
 
 
-def _thirds(values: Sequence[float]) -> list[str]:
+def _thirds(values: Sequence[float], digits: int = 0) -> list[str]:
     """Thirds, classes together, each with its range; no groups where there is but one value."""
     if len(set(values)) < len(THIRDS):
         return [""] * len(values)
     low, high = np.quantile(values, [1 / 3, 2 / 3])
-    digits = 2 if high < 10 else 0  # noqa: PLR2004
     ends = [f"{end:.{digits}f}" for end in (low, high)]
     ranges = (f"up to {ends[0]}", f"up to {ends[1]}", f"above {ends[1]}")
     names = [f"{third}, {limit}" for third, limit in zip(THIRDS, ranges, strict=True)]
