@@ -96,8 +96,8 @@ def evaluated(run: Run, dataset: Dataset) -> Evaluated:
     return Evaluated(predictions=predictions, points=points, report=report)
 
 
-def assess_run(run: Run, cache: Path) -> dict[str, Any]:
-    """Write the run's report; with a shift, a second one on what that held out.
+def assess_run(run: Run, cache: Path, tables: Sequence[Table] = ()) -> dict[str, Any]:
+    """Write the run's report, with more tables; with a shift, a second one on what that held out.
 
     Returns the first, with the second as its `shifted`.
     """
@@ -119,6 +119,7 @@ def assess_run(run: Run, cache: Path) -> dict[str, Any]:
             "at thresholds are slightly favourable; `cxr-train pool` gives such as are not."
         ],
         log=read_log(run.log),
+        tables=tables,
         saliency=saliency,
     )
     cases = _cases(dataset, [predictions], [rule])

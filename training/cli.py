@@ -222,14 +222,19 @@ def evaluate(
     evaluation.html, .json, .csv (every image) and .png.
     """
     from training import backend
+    from training import recipe as recipes
     from training.run import Run
 
+    classes = None
     with explained():
         backend.start(threads)
         from training.assess import assess_bundle, assess_run
+        from training.classes import assess_classes, table_of
 
         if Run(path).settings_file.exists():
-            report, target = assess_run(Run(path), cache), path
+            classes = assess_classes(Run(path), recipes.find(Run(path).settings().recipe), cache)
+            tables = [table_of(classes)] if classes else []
+            report, target = assess_run(Run(path), cache, tables), path
         elif data is None or out is None:
             raise click.UsageError("a bundle needs --data and --out")
         else:
@@ -238,6 +243,8 @@ def evaluate(
     if "shifted" in report:
         click.echo("held out by the shift, at the thresholds of validation:")
         show_figures(report["shifted"])
+    for name, one in classes["per_class"].items() if classes else ():
+        click.echo(f"{name}: recall {one['recall']:.4f}, precision {one['precision']:.4f}")
     click.echo(f"report: {target / 'evaluation.html'}")
 
 
@@ -290,6 +297,23 @@ def export(run: Path, version: str, out: Path, negatives: Path | None, cache: Pa
         score = fit_ood(folder, recipe, dataset, split, negatives)
         bundle = export_run(folder, dataset, split, found, score, version=version, parent=out)
     click.echo(f"bundle: {bundle.path}")
+
+
+@main.command()
+@click.argument("bundles", nargs=-1, required=True, type=FOLDER, metavar="BUNDLE BUNDLE…")
+@click.option("--name", default="ensemble", show_default=True)
+@click.option("--version", required=True, help="The new bundle's version, for example 0.1.0.")
+@click.option("--out", type=FOLDER, default=Path("runs/bundles"), show_default=True)
+def ensemble(bundles: tuple[Path, ...], name: str, version: str, out: Path) -> None:
+    """Make one bundle that averages several, validated on the same pictures."""
+    from training import backend
+
+    with explained():
+        backend.start()
+        from training.ensemble import make_ensemble
+
+        made = make_ensemble(bundles, name=name, version=version, parent=out)
+    click.echo(f"bundle: {made.path}, AUC {made.metrics['auc']:.4f}")
 
 
 @main.command()

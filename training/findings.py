@@ -25,9 +25,9 @@ Row = dict[str, str]
 def scan_findings(csv_file: Path, images: Path, positive: str) -> list[ImageFile]:
     """List the table's pictures that lie in `images` or below, in the table's order.
 
-    positive: the finding, in any case. A file's name is `patient-<Patient ID>/<Image Index>`, so
-    that a split keeps patients together. Rows without a picture are counted in a warning: the
-    public set comes in parts.
+    positive: the finding, in any case. A file's name tells class and patient, as in the folder
+    layout: `Mass/patient-13/00000013_005.png`, or `no Mass/…`. Rows without a picture are counted
+    in a warning: the public set comes in parts.
     Raises DatasetError when a column, the finding or every picture is missing, or one comes twice.
     """
     rows = _rows(csv_file)
@@ -41,15 +41,13 @@ def scan_findings(csv_file: Path, images: Path, positive: str) -> list[ImageFile
     if len(present) < len(rows):
         missing = len(rows) - len(present)
         logger.warning("%d of %d pictures are not below %s", missing, len(rows), images)
-    return [
-        ImageFile(
-            path=paths[row[IMAGE]],
-            name=f"patient-{row[PATIENT].replace('/', '_')}/{row[IMAGE]}",
-            label=int(finding in _findings(row)),
-            sha256=sha256_of(paths[row[IMAGE]]),
-        )
-        for row in present
-    ]
+    classes = (f"no {finding}", finding)
+    files = []
+    for row in present:
+        path, label = paths[row[IMAGE]], int(finding in _findings(row))
+        name = f"{classes[label]}/patient-{row[PATIENT].replace('/', '_')}/{row[IMAGE]}"
+        files.append(ImageFile(path=path, name=name, label=label, sha256=sha256_of(path)))
+    return files
 
 
 def _rows(csv_file: Path) -> list[Row]:

@@ -7,6 +7,7 @@ log.csv            one line an epoch
 final.keras        the network as it is served, of the last or the best epoch
 predictions.csv, calibration.json, evaluation.{html,json,csv,png}: of the validation fold
 predictions-shifted.csv, evaluation-shifted.{html,json,csv}: of what a shift held out
+classes.csv, classes.json: of recipes with more than two classes
 ood-features.npz   of augmented training and of validation chests, for the out-of-distribution score
 """
 
@@ -94,6 +95,14 @@ class Run:
     @property
     def plot(self) -> Path:
         return self.folder / "evaluation.png"
+
+    @property
+    def classes_table(self) -> Path:
+        return self.folder / "classes.csv"
+
+    @property
+    def classes(self) -> Path:
+        return self.folder / "classes.json"
 
     @property
     def ood_features(self) -> Path:

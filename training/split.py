@@ -36,8 +36,8 @@ def patient(name: str) -> str:
     """The patient that a file name of the Kaggle set tells.
 
     `person12_virus_30.jpeg` is `person12_virus`: numbers run separately for the two types.
-    `NORMAL2-IM-0505-0001.jpeg` is `NORMAL2-IM-0505`. In the CSV layout `patient-13/x.png` is
-    `patient-13`. Any other name is a patient of its own.
+    `NORMAL2-IM-0505-0001.jpeg` is `NORMAL2-IM-0505`. In the CSV layout `Mass/patient-13/x.png`
+    is `patient-13`. Any other name is a patient of its own.
     """
     folder, stem = PurePath(name).parent.name, PurePath(name).stem
     if folder.startswith("patient-"):

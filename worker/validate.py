@@ -17,7 +17,7 @@ from db.queries import AnalysedImage, find_analysed_images
 from db.tables import InstanceState
 from model.bands import Interpreter
 from model.bundle import Bundle
-from model.evaluation.cases import Cases, Rule
+from model.evaluation.cases import Cases, Rule, Unit
 from model.evaluation.figures import figures
 from model.evaluation.files import require_libraries, write_report
 from model.evaluation.page import Page, Table
@@ -43,7 +43,7 @@ class SiteLabels:
     labels: Mapping[str, int]
 
     @property
-    def unit(self) -> str:
+    def unit(self) -> Unit:
         return "image" if self.key == "sop_instance_uid" else "study"
 
 
@@ -73,8 +73,10 @@ def read_labels(path: Path) -> SiteLabels:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadLabels(f"{path} cannot be read as UTF-8 text ({type(error).__name__})") from error
+    except OSError as error:
+        raise BadLabels(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadLabels(f"{path} is not UTF-8 text: save it as CSV (UTF-8)") from error
     header = text.partition("\n")[0]
     delimiter = ";" if ";" in header and "," not in header else ","
     rows = list(csv.reader(text.splitlines(), delimiter=delimiter, strict=False))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from model.calibration import logit_of, sigmoid, sigmoids
 
 CLASSES = ("NORMAL", "PNEUMONIA")  # the index is the label
 
+Unit = Literal["image", "study"]
 Labels = NDArray[np.int64]
 Values = NDArray[np.float64]
 Called = NDArray[np.bool_]
@@ -77,14 +79,23 @@ class Cases:
     folds: NDArray[np.int64]
     subgroups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     twins: Mapping[str, Values] = field(default_factory=dict)
-    unit: str = "image"
+    unit: Unit = "image"
+
+    @property
+    def units(self) -> str:
+        """What the cases are, in the plural."""
+        return {"image": "images", "study": "studies"}[self.unit]
+
+    @cached_property
+    def prior_shifts(self) -> Values:
+        """Of each case, log odds: float64 (n,)."""
+        return np.array([rule.prior_shift for rule in self.rules])[self.folds]
 
     @cached_property
     def probabilities(self) -> Values:
         """Calibrated, at the prevalence that the rules' prior shift stands for: float64 (n,)."""
         temperatures = np.array([rule.temperature for rule in self.rules])
-        shifts = np.array([rule.prior_shift for rule in self.rules])
-        return sigmoids(self.logits / temperatures[self.folds] + shifts[self.folds])
+        return sigmoids(self.logits / temperatures[self.folds] + self.prior_shifts)
 
     @cached_property
     def bands(self) -> list[Band]:

@@ -53,8 +53,10 @@ def figures(cases: Cases, report: Report, log: Sequence[Mapping[str, float]]) ->
         draw = partial(draw_confusion, at=at, title=title_of(point))
         made[f"confusion_{point}"] = as_svg(draw, 3.1, 2.9)
     if log:
-        made["loss"] = as_svg(lambda ax: draw_log(ax, log, ("loss", "validation_loss")))
-        made["training_accuracy"] = as_svg(lambda ax: draw_log(ax, log, ("validation_accuracy",)))
+        losses = ("loss", "watched_loss", "validation_loss")
+        made["loss"] = as_svg(lambda ax: draw_log(ax, log, "loss", losses))
+        accuracies = ("watched_accuracy", "validation_accuracy")
+        made["training_accuracy"] = as_svg(lambda ax: draw_log(ax, log, "accuracy", accuracies))
     return made
 
 
@@ -101,7 +103,9 @@ def draw_precision_recall(ax: Any, cases: Cases, report: Report) -> None:
     draw(ax)
     share = report["prevalence"]
     ax.axhline(share, color="grey", linewidth=0.8, linestyle=":")
-    ax.annotate(f"share of pneumonia {share:.3f}", (0.01, share - 0.01), va="top", fontsize=8)
+    below = share > 0.5  # noqa: PLR2004  # clear of the legend or of the inset
+    at = (0.5, share - 0.01 if below else share + 0.01)
+    ax.annotate(f"share of pneumonia {share:.3f}", at, va="top" if below else "bottom", fontsize=8)
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="recall", ylabel="precision")
     low, high = report["average_precision_low"], report["average_precision_high"]
     area = f"{report['average_precision']:.4f} (95 % {low:.4f} to {high:.4f})"
@@ -169,7 +173,7 @@ def draw_reliability(ax: Any, cases: Cases, report: Report) -> None:
     title = f"Reliability, ECE {report['ece']:.4f}, Brier {report['brier']:.4f}"
     ax.set_title(title, fontsize=10.5)
     ax.set(xlim=(-0.03, 1.1), ylim=(-0.03, 1.03), ylabel="share of pneumonia, 95 % interval")
-    ax.set_xlabel(f"calibrated probability (beside: {report['unit']}s)")
+    ax.set_xlabel(f"calibrated probability (beside: {report['units']})")
     ax.grid(alpha=0.3)
 
 
@@ -200,19 +204,24 @@ def _histogram(ax: Any, cases: Cases, values: Any, edges: Any) -> None:
     ax.set_yscale("log")
     top = max(2.0, ax.get_ylim()[1])
     ax.set_ylim(bottom=0.7, top=top**1.25)  # a single one shows; room for the legend
-    ax.set_ylabel(f"{cases.unit}s (log scale)")
+    ax.set_ylabel(f"{cases.units} (log scale)")
     ax.legend(loc="upper center", fontsize=8.5)
 
 
-def draw_log(ax: Any, log: Sequence[Mapping[str, float]], names: Sequence[str]) -> None:
-    """Columns of a run's log, by epoch."""
+def draw_log(ax: Any, log: Sequence[Mapping[str, float]], what: str, names: Sequence[str]) -> None:
+    """Those columns of a run's log that there are, by epoch."""
     epochs = [row["epoch"] for row in log]
-    for name, colour in zip(names, ("black", PNEUMONIA_COLOUR), strict=False):
-        values = [row[name] for row in log]
-        ax.plot(epochs, values, "o-", color=colour, markersize=3.5, label=name.replace("_", " "))
+    colours = {"watched": NORMAL_COLOUR, "validation": PNEUMONIA_COLOUR}
+    for name in names:
+        if name in log[0]:
+            colour = colours.get(name.partition("_")[0], "black")
+            values = [row[name] for row in log]
+            ax.plot(
+                epochs, values, "o-", color=colour, markersize=3.5, label=name.replace("_", " ")
+            )
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="epoch", ylabel=" and ".join(name.replace("_", " ") for name in names))
-    ax.set_title("Training", fontsize=10.5)
+    ax.set(xlabel="epoch", ylabel=what, title=f"Training: {what}")
+    ax.title.set_fontsize(10.5)
     ax.legend(fontsize=8.5)
     ax.grid(alpha=0.3)
 

@@ -33,7 +33,7 @@ def evaluate(cases: Cases) -> dict[str, Any]:
     points = list(cases.rules[0].thresholds)
     temperatures = [rule.temperature for rule in cases.rules]
     return {
-        "unit": cases.unit,
+        "units": cases.units,
         "images": len(labels),
         "patients": len(set(cases.patients)),
         "prevalence": float(labels.mean()),
@@ -81,7 +81,7 @@ def _ends(name: str, interval: tuple[float, float]) -> dict[str, float]:
 
 
 def _uncalibrated(cases: Cases) -> dict[str, float]:
-    raw = sigmoids(cases.logits)
+    raw = sigmoids(cases.logits + cases.prior_shifts)
     return {
         "ece": metrics.calibration_error(cases.labels, raw),
         "brier": metrics.brier(cases.labels, raw),
