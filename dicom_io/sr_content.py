@@ -41,7 +41,9 @@ OUTLINE_STATEMENT = "the outline is where the model looked, not a segmented lesi
 
 def report_content(report: StudyReport) -> Dataset:
     """Return the root CONTAINER item."""
-    root = hd.ContainerContentItem(name=codes.cid7021.ImagingMeasurementReport, template_id="1500")
+    root = hd.ContainerContentItem(
+        name=codes.cid7021.ImagingMeasurementReport, is_content_continuous=False, template_id="1500"
+    )
     root.ContentSequence = hd.ContentSequence()
     root.ContentSequence.extend(hd.LanguageOfContentItemAndDescendants(LANGUAGE))
     root.ContentSequence.extend(_observation_context(report))
@@ -152,6 +154,7 @@ def _measurement_group(
     if image.saliency is not None:
         said.append("A picture of where the model looked is in a series of its own.")
     said += warnings(report, unlike_training=image.unlike_training)
+    group[0].ContinuityOfContent = "SEPARATE"
     items = group[0].ContentSequence
     first = next(n for n, item in enumerate(items) if item.RelationshipType == "CONTAINS")
     items.insert(first, _text(COMMENT, " ".join(said)))
@@ -310,7 +313,10 @@ def _percent_value(probability: float | None) -> float:
 
 
 def _container(name: Code) -> hd.ContainerContentItem:
-    item = hd.ContainerContentItem(name=name, relationship_type=Relation.CONTAINS)
+    """Separate items: a viewer then shows each with the name of what it says."""
+    item = hd.ContainerContentItem(
+        name=name, is_content_continuous=False, relationship_type=Relation.CONTAINS
+    )
     item.ContentSequence = hd.ContentSequence()
     return item
 
