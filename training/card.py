@@ -123,7 +123,7 @@ def _ood_text(bundle: Bundle, ood: OodReport) -> str:
 
 Beyond {ood.limit:g} (validation chests: {ood.beyond_limit:.1%}) it is outside the intended use;
 beyond {ood.far_limit:.2f} (validation chests: {ood.false_refusals:.1%}) it is rejected.
-AUROC of validation chests against {ood.held_out} held-out pictures: **{ood.auroc:.4f}**;
+AUROC of validation chests against {ood.blind} blind pictures: **{ood.auroc:.4f}**;
 {ood.refused:.1%} of those are rejected. The adult chest of pydicom-data, which is not to be
 rejected, scores {min(ood.adult_scores):.2f} to {max(ood.adult_scores):.2f}. A score below the limit
 does not make a result right."""
@@ -131,11 +131,11 @@ does not make a result right."""
 
 def _ood_table(ood: OodReport) -> str:
     lines = [
-        "| pictures | number (held out) | AUROC, held out | beyond the limit | rejected |",
+        "| pictures | number (blind) | AUROC, blind | beyond the limit | rejected |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {kind} | {it.pictures} ({it.held_out}) "
+        f"| {kind} | {it.pictures} ({it.blind}) "
         f"| {'' if it.auroc is None else f'{it.auroc:.4f}'} "
         f"| {it.beyond_limit:.0%} | {it.beyond_far_limit:.0%} |"
         for kind, it in ood.kinds.items()

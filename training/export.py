@@ -129,7 +129,7 @@ def _ood(fitted: FittedOod, sha256: str) -> dict[str, Any]:
         "far_limit": report.far_limit,
         "auroc": report.auroc,
         "false_refusals": report.false_refusals,
-        "negatives": f"{report.held_out} held out of: {counts}",
+        "negatives": f"{report.blind} blind of: {counts}",
     }
 
 

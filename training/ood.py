@@ -3,7 +3,7 @@
 Fitted on augmented training chests, so that another hospital's acquisition, an adult's included,
 is not far away: the chests as they are would make the score sharper, but less forgiving. The unit
 comes from the validation chests. No negative is fitted on; FAR_LIMIT and the layer were chosen
-with those that are not held out, and the augmentation by the adult chest.
+with those that are not blind, and the augmentation by the adult chest.
 """
 
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class KindFigures:
-    """How one kind of negatives fares. auroc: of those held out, None where there are none."""
+    """How one kind of negatives fares. auroc: of those blind, None where there are none."""
 
     pictures: int
-    held_out: int
+    blind: int
     auroc: float | None
     beyond_limit: float
     beyond_far_limit: float
@@ -51,17 +51,17 @@ class KindFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class OodReport:
-    """auroc: validation chests against the held-out negatives, of which there are `held_out`.
+    """auroc: validation chests against the blind negatives, of which there are `blind`.
 
     beyond_limit, false_refusals: shares of validation chests beyond limit and far_limit.
-    refused: share of the held-out negatives beyond far_limit. adult_scores: of adult chests.
+    refused: share of the blind negatives beyond far_limit. adult_scores: of adult chests.
     """
 
     layer: str
     limit: float
     far_limit: float
     auroc: float
-    held_out: int
+    blind: int
     beyond_limit: float
     false_refusals: float
     refused: float
@@ -141,32 +141,32 @@ def report_on(
 ) -> OodReport:
     """All figures, from the scores of validation chests, negatives and adults."""
     far_limit = max(FAR_LIMIT, ADULT_MARGIN * float(adults.max()))
-    held_out = np.array([it.held_out for it in tried])
+    blind = np.array([it.blind for it in tried])
     kinds = np.array([it.kind for it in tried])
     return OodReport(
         layer=layer,
         limit=1.0,
         far_limit=far_limit,
-        auroc=_auroc(chests, scores[held_out]),
-        held_out=int(held_out.sum()),
+        auroc=_auroc(chests, scores[blind]),
+        blind=int(blind.sum()),
         beyond_limit=float(np.mean(chests > 1)),
         false_refusals=float(np.mean(chests > far_limit)),
-        refused=float(np.mean(scores[held_out] > far_limit)),
+        refused=float(np.mean(scores[blind] > far_limit)),
         adult_scores=[float(score) for score in adults],
         kinds={
-            str(kind): _figures(chests, scores[kinds == kind], held_out[kinds == kind], far_limit)
+            str(kind): _figures(chests, scores[kinds == kind], blind[kinds == kind], far_limit)
             for kind in np.unique(kinds)
         },
     )
 
 
 def _figures(
-    chests: Scores, scores: Scores, held_out: NDArray[np.bool_], far_limit: float
+    chests: Scores, scores: Scores, blind: NDArray[np.bool_], far_limit: float
 ) -> KindFigures:
     return KindFigures(
         pictures=len(scores),
-        held_out=int(held_out.sum()),
-        auroc=_auroc(chests, scores[held_out]) if held_out.any() else None,
+        blind=int(blind.sum()),
+        auroc=_auroc(chests, scores[blind]) if blind.any() else None,
         beyond_limit=float(np.mean(scores > 1)),
         beyond_far_limit=float(np.mean(scores > far_limit)),
     )
