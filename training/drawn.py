@@ -160,7 +160,8 @@ class _Rays:
         photons = self.rng.poisson(4000 * np.exp(-1.5 * lost)) + 1
         shades = -np.log(photons / 4000)
         low, high = np.percentile(shades, [0.5, 99.5])
-        return (255 * ((shades - low) / (high - low)).clip(0, 1)).astype(np.uint8)
+        scaled = 255 * ((shades - low) / (high - low)).clip(0, 1)
+        return np.asarray(scaled, dtype=np.uint8)
 
 
 FAMILIAR: Mapping[str, Draw] = {

@@ -20,7 +20,7 @@ class Recipe:
 
     build: makes the keras.Model from grey pixels (n, size, size, 1) in 0-255 to one raw
     logit (n, 1), with the given weights and with the layers frozen that stay so.
-    ood_layer: name of the layer whose spatial means the out-of-distribution score is made of.
+    ood_layer: name of the layer whose regions' means the out-of-distribution score is made of.
     class_weights: weigh losses by class frequency. It moves the logits' prevalence, so a
     recipe that leaves it off keeps the prior shift to a site's prevalence exact.
     """

@@ -5,7 +5,6 @@ checkpoint.keras   the model and its optimizer after the last whole epoch
 log.csv            one line an epoch
 final.keras        the model after the last epoch
 predictions.csv, calibration.json, evaluation.json, evaluation.png: of the validation fold
-ood-features.npz   of augmented training and of validation chests, for the out-of-distribution score
 """
 
 import json
@@ -65,10 +64,6 @@ class Run:
     @property
     def plot(self) -> Path:
         return self.folder / "evaluation.png"
-
-    @property
-    def ood_features(self) -> Path:
-        return self.folder / "ood-features.npz"
 
     @property
     def evaluation(self) -> Path:
