@@ -106,8 +106,7 @@ def colour_to_grey(ds: Dataset) -> NDArray[np.uint8]:
     try:
         colours = _decode(ds)
         if is_palette:
-            colours = apply_color_lut(colours, ds)
-            bits = 8 * colours.itemsize
+            colours, bits = _through_palette(colours, ds)
     except (UnreadableDicom, UnsupportedPixels, NoPixels):
         raise
     except Exception as error:  # a palette can be wrong in as many ways as the parser has errors
@@ -116,6 +115,29 @@ def colour_to_grey(ds: Dataset) -> NDArray[np.uint8]:
         raise UnreadableDicom("pixel data does not match Rows and Columns")
     grey = cv2.cvtColor(np.ascontiguousarray(colours), cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.convertScaleAbs(grey, alpha=255 / ((1 << bits) - 1)), dtype=np.uint8)
+
+
+def _through_palette(index: NDArray[Any], ds: Dataset) -> tuple[NDArray[Any], int]:
+    """Look up the three tables of PS3.3 C.7.6.3.1.5: uint8 or uint16 (rows, columns, 3), bits.
+
+    pydicom's function takes what lies beyond entry 255 of an 8-bit table for something else, and
+    knows no big endian; segmented tables, which it expands, are left to it.
+    """
+    if "RedPaletteColorLookupTableData" not in ds:
+        colours = apply_color_lut(index, ds)
+        return colours, 8 * colours.itemsize
+    order = "<" if ds.original_encoding[1] is not False else ">"
+    tables = []
+    for colour in ("Red", "Green", "Blue"):
+        count, first, stated = ds[f"{colour}PaletteColorLookupTableDescriptor"].value
+        data = bytes(ds[f"{colour}PaletteColorLookupTableData"].value)
+        count = count % (1 << _WORD_BITS) or 1 << _WORD_BITS  # 0 is 65536
+        entries = np.frombuffer(data, "u1" if len(data) < 2 * count else f"{order}u2")[:count]
+        at = np.clip(index.astype(np.int32) - first, 0, len(entries) - 1)
+        tables.append(entries[at].astype(np.uint16))
+    colours = np.stack(tables, axis=-1)
+    needed = int(colours.max()).bit_length()
+    return colours, _BYTE_BITS if needed <= _BYTE_BITS else max(needed, int(stated))
 
 
 def _checked_size(ds: Dataset) -> tuple[int, int]:
