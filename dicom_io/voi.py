@@ -78,6 +78,12 @@ def window_of(ds: Dataset) -> Window | None:
     return Window(center=center, width=width, function=function)
 
 
+def windows(ds: Dataset) -> int:
+    """Count the windows that a header offers."""
+    centers = raw_value(ds, "WindowCenter")
+    return len(centers) if isinstance(centers, MultiValue | list) else int(centers is not None)
+
+
 def apply_window(values: Floats, window: Window) -> Floats:
     """Map values to [0, 1] (PS3.3 C.11.2.1.2.1 to C.11.2.1.3.2). float64, same shape."""
     center, width = window.center, window.width

@@ -125,11 +125,11 @@ Every picture gets a score: {bundle.ood.method} (`{ood.layer}`).
 
 Beyond {ood.limit:g} (validation chests: {ood.beyond_limit:.1%}) it is outside the intended use;
 beyond {ood.far_limit:.2f} (validation chests: {ood.false_refusals:.1%}) it is rejected. AUROC of
-validation chests against {ood.blind} blind pictures: **{ood.auroc:.4f}**;
-{ood.refused:.1%} of those are rejected. Against the {ood.others} others:
-{_figure(ood.auroc_others)}. The adult chest of pydicom-data, which is not to be rejected, scores
-{min(ood.adult_scores):.2f} to {max(ood.adult_scores):.2f}. A score below the limit does not make a
-result right.
+validation chests against {ood.blind} blind pictures: **{ood.auroc:.5f}**;
+{ood.refused:.1%} of those are rejected. Against the {ood.others} others,
+by which it was chosen: {_figure(ood.auroc_others)}. The adult chest of pydicom-data, which is not
+to be rejected, scores {min(ood.adult_scores):.2f} to {max(ood.adult_scores):.2f}. A score below the
+limit does not make a result right.
 
 ![Out-of-distribution scores of chests and of other pictures]({ood_plot})
 
