@@ -44,6 +44,7 @@ def manifest_document(weights: bytes, ood_sha256: str) -> dict[str, Any]:
             "sha256": ood_sha256,
             "method": "tests",
             "layer": "spread",
+            "grid": 1,
             "limit": 1.0,
             "far_limit": 1.5,
             "auroc": 0.99,
