@@ -20,7 +20,7 @@ SCORER = OodScorer(
 def manifest_document(weights: bytes, ood_sha256: str) -> dict[str, Any]:
     point = {"threshold": 0.0, "sensitivity": 0.98, "specificity": 0.97}
     return {
-        "format": 2,
+        "format": 3,
         "name": "tiny",
         "version": "1.2.3",
         "weights_sha256": hashlib.sha256(weights).hexdigest(),

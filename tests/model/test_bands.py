@@ -26,7 +26,7 @@ def made(folder: Path, *, rule_out: float, rule_in: float) -> Bundle:
         return {"threshold": threshold, "sensitivity": 0.98, "specificity": 0.97}
 
     document: dict[str, Any] = {
-        "format": 2,
+        "format": 3,
         "name": "tiny",
         "version": "1",
         "weights_sha256": "0" * 64,
