@@ -61,7 +61,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def few_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the hundreds that a score is tried on, the generated ones, two of each kind."""
-    monkeypatch.setattr("training.negatives.GENERATED_EACH", 2)
+    monkeypatch.setattr("training.negatives.DRAWN_EACH", 2)
     monkeypatch.setattr("training.negatives._files", lambda extra: ())
     monkeypatch.setattr("training.negatives.SPOILED_EACH", 1)
     adult = adult_chests()[:1]
