@@ -101,7 +101,7 @@ def test_bundle_is_evaluated_on_a_labelled_split_at_its_own_thresholds(
 
 def write_chest(path: Path, seed: int, side: int = 256) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(0, 1, (side, side))
-    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 20), None, 0, 255, cv2.NORM_MINMAX)
+    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8), None, 0, 255, cv2.NORM_MINMAX)
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), picture.astype(np.uint8))
     return picture.astype(np.uint8)
