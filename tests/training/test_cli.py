@@ -148,7 +148,7 @@ def test_report_of_a_run_is_a_page_with_galleries_and_a_line_an_image(exported: 
 
 def write_chest(path: Path, seed: int, side: int = 256) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(0, 1, (side, side))
-    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 20), None, 0, 255, cv2.NORM_MINMAX)
+    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8), None, 0, 255, cv2.NORM_MINMAX)
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), picture.astype(np.uint8))
     return picture.astype(np.uint8)

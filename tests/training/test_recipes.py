@@ -29,7 +29,7 @@ from training.networks import save_for_inference
 from training.predictions import read_predictions
 from training.run import Run, read_log
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)  # of busy cores; a minute or less each on idle ones
 
 PARAMETERS = {
     "bacterial-viral-normal": 3_416_867,
