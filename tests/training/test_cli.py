@@ -133,6 +133,14 @@ def test_bundle_is_evaluated_on_a_labelled_split_at_its_own_thresholds(
     assert "rule_in_95" in report["operating_points"]
 
 
+def test_folds_that_share_images_are_not_pooled(exported: Path) -> None:
+    runs = ["pool", str(exported / "run"), str(exported / "run")]
+    places = ["--out", str(exported / "pooled"), "--cache", str(exported / "cache")]
+    result = CliRunner().invoke(main, [*runs, *places])
+    assert result.exit_code == 1
+    assert "pool different folds" in result.output
+
+
 def test_report_of_a_run_is_a_page_with_galleries_and_a_line_an_image(exported: Path) -> None:
     page = (exported / "run" / "evaluation.html").read_text()
     for title in ("Training", "Subgroups", "Pneumonia called normal", "Shortcuts"):
