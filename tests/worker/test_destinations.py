@@ -57,7 +57,7 @@ def test_the_example_in_the_docs_is_read_as_it_says(tmp_path: Path) -> None:
     assert archive.address.tls == Tls(ca_file=tmp_path / "hospital-ca.pem")
     assert (viewer.sr_class, viewer.hold) == ("comprehensive", True)
     assert viewer.objects == {ObjectKind.SR}
-    assert viewer.calling_ae_title == "CXR_AI"
+    assert viewer.calling_ae_title == "AI_RESULT"
     assert cloud.address == WebDestination(
         url="https://pacs.example/dicom-web/studies", token_file=tmp_path / "token"
     )
