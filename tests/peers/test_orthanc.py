@@ -22,8 +22,8 @@ SHIPPED = Path(__file__).resolve().parents[2] / "deploy" / "orthanc"
 
 
 class Orthanc:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.folder, self.settings = folder, settings
         self.dicom_port, self.http_port = free_port(), free_port()
         self.destination = f"ORTHANC@127.0.0.1:{self.dicom_port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -35,6 +35,7 @@ class Orthanc:
             "HttpPort": self.http_port,
             "DicomModalities": {"cxr-worker": ["CXR_WORKER", "127.0.0.1", worker_port]},
         }
+        configuration |= self.settings
         shutil.copy(SHIPPED / "forward.lua", self.folder)
         (self.folder / "orthanc.json").write_text(json.dumps(configuration))
         with (self.folder / "orthanc.log").open("wb") as log:
