@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.errors import BundleError, ModelError
 from model.ood import OOD_FILE, OodScorer
-from model.saliency import grad_cam, last_spatial_layer, scaled
+from model.saliency import grad_cam, last_spatial_outputs, scaled
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # one traced graph each; other sizes are filled up
 
@@ -61,9 +61,9 @@ class Predictor:
         self.bundle = bundle
         self._tf = import_tensorflow(threads)
         network = _load(bundle)
-        layer = last_spatial_layer(network) if saliency else None
-        self._model = _with_outputs(network, bundle, self._scorer.mean.size, layer)
-        self._graph = self._tf.function(self._outputs if layer else self._plain_outputs)
+        spatial = last_spatial_outputs(network) if saliency else []
+        self._model = _with_outputs(network, bundle, self._scorer.mean.size, spatial)
+        self._graph = self._tf.function(self._outputs if spatial else self._plain_outputs)
 
     def warm_up(self, sizes: tuple[int, ...] = BATCH_SIZES) -> None:
         """Trace the graph for these batch sizes, so that no later call waits for it."""
@@ -110,7 +110,7 @@ class Predictor:
         grey = tf.cast(pixels, "float32")[..., None]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(grey)
-            logits, features, activations = self._model(grey, training=False)
+            logits, features, *activations = self._model(grey, training=False)
         return logits, features, grad_cam(tf, activations, tape.gradient(logits, activations))
 
 
@@ -189,8 +189,8 @@ def _load(bundle: Bundle) -> Any:
     return network
 
 
-def _with_outputs(network: Any, bundle: Bundle, feature_count: int, layer: str | None) -> Any:
-    """The network with the outputs logit, features and, given a layer, its activations."""
+def _with_outputs(network: Any, bundle: Bundle, feature_count: int, spatial: list[Any]) -> Any:
+    """The network with the outputs logit, features and these."""
     import keras
 
     try:
@@ -202,6 +202,4 @@ def _with_outputs(network: Any, bundle: Bundle, feature_count: int, layer: str |
             f"{bundle.path / OOD_FILE} is for {feature_count} features, but {bundle.ood.layer} "
             f"gives {model.output_shape[1][-1]}"
         )
-    if layer is None:
-        return model
-    return keras.Model(network.input, [*model.outputs, network.get_layer(layer).output])
+    return keras.Model(network.input, [*model.outputs, *spatial])

@@ -23,8 +23,8 @@ SHIPPED = Path(__file__).resolve().parents[2] / "deploy" / "orthanc"
 
 
 class Orthanc:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.folder, self.settings = folder, settings
         self.dicom_port, self.http_port = free_port(), free_port()
         self.destination = f"ORTHANC@127.0.0.1:{self.dicom_port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -37,6 +37,7 @@ class Orthanc:
             "DicomModalities": {"cxr-worker": ["CXR_WORKER", "127.0.0.1", worker_port]},
             **changes,
         }
+        configuration |= self.settings
         shutil.copy(SHIPPED / "forward.lua", self.folder)
         (self.folder / "orthanc.json").write_text(json.dumps(configuration))
         with (self.folder / "orthanc.log").open("wb") as log:
