@@ -53,19 +53,18 @@ def run(*arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs, cache and bundles of all tests here; the score is tried on a few negatives."""
-    return tmp_path_factory.mktemp("recipes")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Runs, cache and bundles of all tests here.
 
-
-@pytest.fixture(autouse=True)
-def few_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the hundreds that a score is tried on, the generated ones, two of each kind."""
-    monkeypatch.setattr("training.negatives.DRAWN_EACH", 2)
-    monkeypatch.setattr("training.negatives._files", lambda extra: ())
-    monkeypatch.setattr("training.negatives.SPOILED_EACH", 1)
+    Of the hundreds of pictures that a score is tried on, two of each kind that is generated.
+    """
     adult = adult_chests()[:1]
-    monkeypatch.setattr("training.ood.adult_chests", lambda: adult)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.negatives.DRAWN_EACH", 2)
+        patch.setattr("training.negatives._files", lambda extra: ())
+        patch.setattr("training.negatives.SPOILED_EACH", 1)
+        patch.setattr("training.ood.adult_chests", lambda: adult)
+        yield tmp_path_factory.mktemp("recipes")
 
 
 @contextmanager
