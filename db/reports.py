@@ -8,12 +8,24 @@ import sqlalchemy as sa
 from db.claims import REPORT, Claim, complete
 from db.engine import Transaction
 from db.errors import RevisionChanged
-from db.tables import DeliveryState, StudyState, instances, outbox, reports, studies
+from db.outcomes import StoredSaliency
+from db.tables import (
+    DeliveryState,
+    ObjectKind,
+    StudyState,
+    instances,
+    objects,
+    outbox,
+    reports,
+    studies,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceSnapshot:
     sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str | None
     spool_name: str
     is_image: bool
     state: str
@@ -25,6 +37,7 @@ class InstanceSnapshot:
     band: str | None
     model_name: str | None
     model_version: str | None
+    saliency: StoredSaliency | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +55,10 @@ class StudySnapshot:
     study_instance_uid: str
     revision: int
     backlog: bool
+    retracted: bool  # withdrawn: no report of it leaves until it is released
     instances: tuple[InstanceSnapshot, ...]
     newest_report: EarlierReport | None
+    saliency_uids: frozenset[str]  # SOP instances of pictures that were made already
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +74,39 @@ class StudyResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuiltReport:
+class BuiltObject:
+    """One DICOM object that we made: a Part 10 file, and where it goes."""
+
+    kind: ObjectKind
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
+    transfer_syntax_uid: str
+    payload: bytes
+    destinations: tuple[str, ...]  # names; empty: the object stays in the database
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltReport:
+    """A study's report: its SR, then its saliency images, in the order in which they leave."""
+
     predecessor_uid: str | None
     content_digest: str
-    payload: bytes
-    destinations: tuple[str, ...]  # empty: the report stays in the database
+    objects: tuple[BuiltObject, ...]
+
+    def __post_init__(self) -> None:
+        kinds = [made.kind for made in self.objects]
+        if kinds[:1] != [ObjectKind.SR] or ObjectKind.SR in kinds[1:]:
+            raise ValueError(f"a report is one SR and then its images, not {kinds}")
+
+    @property
+    def sr(self) -> BuiltObject:
+        return self.objects[0]
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Where anything of the report goes, each named once."""
+        return tuple(dict.fromkeys(name for made in self.objects for name in made.destinations))
 
 
 def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
@@ -75,15 +115,29 @@ def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
         sa.select(instances).where(instances.c.study_id == study_id).order_by(instances.c.id)
     )
     newest = tx.conn.execute(
-        sa.select(reports)
-        .where(reports.c.study_id == study_id)
+        sa.select(
+            reports.c.content_digest,
+            objects.c.sop_class_uid,
+            objects.c.sop_instance_uid,
+            objects.c.series_instance_uid,
+        )
+        .join(objects, objects.c.report_id == reports.c.id)
+        .where(
+            reports.c.study_id == study_id,
+            objects.c.kind == ObjectKind.SR,
+            objects.c.converted_from_id.is_(None),
+        )
         .order_by(reports.c.revision.desc())
         .limit(1)
     ).one_or_none()
+    pictures = sa.select(objects.c.sop_instance_uid).where(
+        objects.c.study_id == study_id, objects.c.kind == ObjectKind.SALIENCY
+    )
     return StudySnapshot(
         study_instance_uid=study.study_instance_uid,
         revision=study.revision,
         backlog=study.backlog,
+        retracted=study.retracted_at is not None,
         instances=tuple(_instance(row) for row in rows),
         newest_report=None
         if newest is None
@@ -93,6 +147,7 @@ def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
             series_instance_uid=newest.series_instance_uid,
             content_digest=newest.content_digest,
         ),
+        saliency_uids=frozenset(tx.conn.execute(pictures).scalars()),
     )
 
 
@@ -118,7 +173,7 @@ def record_report(
         values |= {
             "reported_at": tx.now,
             "delivered_at": None,
-            "sr_sop_instance_uid": report.sop_instance_uid,
+            "sr_sop_instance_uid": report.sr.sop_instance_uid,
         }
     current = sa.select(studies.c.revision).where(studies.c.id == held.id).with_for_update()
     if tx.conn.execute(current).scalar_one() != revision:
@@ -132,28 +187,51 @@ def _insert_report(tx: Transaction, study_id: int, revision: int, report: BuiltR
     insert = sa.insert(reports).values(
         study_id=study_id,
         revision=revision,
-        sop_class_uid=report.sop_class_uid,
-        sop_instance_uid=report.sop_instance_uid,
-        series_instance_uid=report.series_instance_uid,
         predecessor_uid=report.predecessor_uid,
         content_digest=report.content_digest,
-        payload=report.payload,
         created_at=tx.now,
     )
     report_id = tx.conn.execute(insert.returning(reports.c.id)).scalar_one()
-    for destination in report.destinations:
+    for made in report.objects:
+        insert_object(tx, study_id, report_id, made)
+
+
+def insert_object(
+    tx: Transaction,
+    study_id: int,
+    report_id: int | None,
+    made: BuiltObject,
+    *,
+    converted_from_id: int | None = None,
+) -> int:
+    """Keep an object for good, and queue it for its destinations; returns its id."""
+    insert = sa.insert(objects).values(
+        study_id=study_id,
+        report_id=report_id,
+        kind=made.kind,
+        converted_from_id=converted_from_id,
+        sop_class_uid=made.sop_class_uid,
+        sop_instance_uid=made.sop_instance_uid,
+        series_instance_uid=made.series_instance_uid,
+        transfer_syntax_uid=made.transfer_syntax_uid,
+        payload=made.payload,
+        created_at=tx.now,
+    )
+    object_id: int = tx.conn.execute(insert.returning(objects.c.id)).scalar_one()
+    for destination in made.destinations:
         tx.conn.execute(
             sa.insert(outbox).values(
                 study_id=study_id,
-                report_id=report_id,
-                kind="sr",
+                object_id=object_id,
                 destination=destination,
                 state=DeliveryState.PENDING,
                 created_at=tx.now,
                 due_at=tx.now,
                 attempts=0,
+                refusals=0,
             )
         )
+    return object_id
 
 
 def record_report_failure(tx: Transaction, held: Claim, error: str) -> None:
@@ -164,6 +242,8 @@ def record_report_failure(tx: Transaction, held: Claim, error: str) -> None:
 def _instance(row: sa.Row[Any]) -> InstanceSnapshot:
     return InstanceSnapshot(
         sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        series_instance_uid=row.series_instance_uid,
         spool_name=row.spool_name,
         is_image=row.is_image,
         state=row.state,
@@ -175,4 +255,7 @@ def _instance(row: sa.Row[Any]) -> InstanceSnapshot:
         band=row.band,
         model_name=row.model_name,
         model_version=row.model_version,
+        saliency=None
+        if row.saliency is None
+        else StoredSaliency(columns=row.saliency_columns, data=row.saliency),
     )

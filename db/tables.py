@@ -36,6 +36,14 @@ class DeliveryState(StrEnum):
     FAILED = "failed"
 
 
+class ObjectKind(StrEnum):
+    """What an object that we made is for."""
+
+    SR = "sr"
+    SALIENCY = "saliency"
+    REJECTION = "rejection"
+
+
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
     """An aware UTC datetime; SQLite, which has no time zones, keeps it as UTC."""
 
@@ -108,6 +116,8 @@ studies = sa.Table(
     sa.Column("model_name", sa.String(64)),
     sa.Column("model_version", sa.String(32)),
     sa.Column("sr_sop_instance_uid", Uid),
+    # Withdrawn by `retract`: what is reported later stays in the database.
+    sa.Column("retracted_at", UtcDateTime),
     *work_columns(),
     sa.Index("ix_studies_backlog_due_at", "backlog", "due_at"),
     sa.Index("ix_studies_received_at", "received_at"),
@@ -139,6 +149,8 @@ instances = sa.Table(
     sa.Column("band", sa.String(16)),
     sa.Column("model_name", sa.String(64)),
     sa.Column("model_version", sa.String(32)),
+    sa.Column("saliency", sa.LargeBinary),  # where the model looked: uint8, row by row
+    sa.Column("saliency_columns", sa.Integer),
     sa.Column("received_at", UtcDateTime, nullable=False),
     sa.Column("prepared_at", UtcDateTime),
     sa.Column("predicted_at", UtcDateTime),
@@ -178,15 +190,32 @@ reports = sa.Table(
     sa.Column("id", Id, primary_key=True),
     sa.Column("study_id", Id, sa.ForeignKey("studies.id"), nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("sop_class_uid", Uid, nullable=False),
-    sa.Column("sop_instance_uid", Uid, nullable=False, unique=True),
-    sa.Column("series_instance_uid", Uid, nullable=False),
     sa.Column("predecessor_uid", Uid),
     # Over everything that shows in the report: equal digests need no new report.
     sa.Column("content_digest", sa.String(64), nullable=False),
-    sa.Column("payload", sa.LargeBinary, nullable=False),  # the Part 10 file, as it is sent
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("study_id", "revision"),
+)
+
+# What we made, byte for byte as it is sent: built once, never changed.
+objects = sa.Table(
+    "objects",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("study_id", Id, sa.ForeignKey("studies.id"), nullable=False),
+    sa.Column("report_id", Id, sa.ForeignKey("reports.id")),  # null: a rejection note
+    sa.Column("kind", sa.String(16), nullable=False),
+    # The object that this one says again in another SOP class, for who takes only that one.
+    sa.Column("converted_from_id", Id, sa.ForeignKey("objects.id")),
+    sa.Column("sop_class_uid", Uid, nullable=False),
+    sa.Column("sop_instance_uid", Uid, nullable=False, unique=True),
+    sa.Column("series_instance_uid", Uid, nullable=False),
+    sa.Column("transfer_syntax_uid", Uid, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),  # a Part 10 file
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("converted_from_id", "sop_class_uid"),
+    sa.Index("ix_objects_study_id", "study_id"),
+    sa.Index("ix_objects_report_id", "report_id"),
 )
 
 outbox = sa.Table(
@@ -194,15 +223,49 @@ outbox = sa.Table(
     metadata,
     sa.Column("id", Id, primary_key=True),
     sa.Column("study_id", Id, sa.ForeignKey("studies.id"), nullable=False),
-    sa.Column("report_id", Id, sa.ForeignKey("reports.id"), nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("object_id", Id, sa.ForeignKey("objects.id"), nullable=False),
     sa.Column("destination", sa.String(255), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("sent_at", UtcDateTime),
     sa.Column("committed_at", UtcDateTime),
+    # How often the destination said no: to the object, or to the commitment for it.
+    sa.Column("refusals", sa.Integer, nullable=False, default=0),
+    sa.Column("transaction_uid", Uid),  # of the last request for storage commitment
     *work_columns(),
-    sa.UniqueConstraint("report_id", "destination"),
+    sa.UniqueConstraint("object_id", "destination"),
     sa.Index("ix_outbox_state_destination_due_at", "state", "destination", "due_at"),
     sa.Index("ix_outbox_study_id", "study_id"),
+    sa.Index("ix_outbox_transaction_uid", "transaction_uid"),
+)
+
+# Destinations that are spoken of: a row is locked while its deliveries are claimed.
+destinations = sa.Table(
+    "destinations",
+    metadata,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("held_at", UtcDateTime),  # null: not held
+    sa.Column("held_by", sa.String(16)),  # command or settings
+)
+
+# Who erased which study: all that `forget` leaves, and nothing of the patient.
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("study_instance_uid", Uid, nullable=False),
+    sa.Column("erased_at", UtcDateTime, nullable=False),
+    sa.Column("erased_by", sa.String(128), nullable=False),
+    sa.Column("instance_count", sa.Integer, nullable=False),
+    sa.Column("object_count", sa.Integer, nullable=False),
+    sa.Column("delivery_count", sa.Integer, nullable=False),
+    sa.Column("delivered_count", sa.Integer, nullable=False),
+    sa.Column("file_count", sa.Integer, nullable=False),
+)
+
+# Files of erased studies that are still to be removed; they are not adopted.
+erased_files = sa.Table(
+    "erased_files",
+    metadata,
+    sa.Column("spool_name", sa.String(255), primary_key=True),
 )

@@ -5,7 +5,7 @@ CREATE VIEW study_results AS
 SELECT study_instance_uid, accession_number, patient_id, issuer_of_patient_id, study_date,
        age_years, intended_use, probability, band, model_name, model_version, state,
        image_count, analysed_count, received_at, reported_at, delivered_at,
-       sr_sop_instance_uid, revision, error
+       sr_sop_instance_uid, revision, error, retracted_at
 FROM studies
 """
 
@@ -20,11 +20,11 @@ LEFT JOIN studies s ON s.id = i.study_id
 
 DELIVERIES = """
 CREATE VIEW deliveries AS
-SELECT s.study_instance_uid, r.sop_instance_uid, o.kind, o.destination, o.state, o.attempts,
+SELECT s.study_instance_uid, m.sop_instance_uid, m.kind, o.destination, o.state, o.attempts,
        CASE WHEN o.state = 'pending' THEN o.due_at END AS next_attempt_at,
        o.sent_at, o.committed_at, o.error
 FROM outbox o
-JOIN reports r ON r.id = o.report_id
+JOIN objects m ON m.id = o.object_id
 JOIN studies s ON s.id = o.study_id
 """
 
