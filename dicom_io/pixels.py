@@ -118,7 +118,7 @@ def colour_to_grey(ds: Dataset) -> NDArray[np.uint8]:
 
 
 def _through_palette(index: NDArray[Any], ds: Dataset) -> tuple[NDArray[Any], int]:
-    """Look up the three tables of PS3.3 C.7.6.3.1.5: uint8 or uint16 (rows, columns, 3), bits.
+    """Look up the three tables of PS3.3 C.7.6.3.1.5: values (rows, columns, 3), bits.
 
     pydicom's function takes what lies beyond entry 255 of an 8-bit table for something else, and
     knows no big endian; segmented tables, which it expands, are left to it.
@@ -127,7 +127,7 @@ def _through_palette(index: NDArray[Any], ds: Dataset) -> tuple[NDArray[Any], in
         colours = apply_color_lut(index, ds)
         return colours, 8 * colours.itemsize
     order = "<" if ds.original_encoding[1] is not False else ">"
-    tables = []
+    tables, highest = [], 0
     for colour in ("Red", "Green", "Blue"):
         count, first, stated = ds[f"{colour}PaletteColorLookupTableDescriptor"].value
         data = bytes(ds[f"{colour}PaletteColorLookupTableData"].value)
@@ -135,9 +135,10 @@ def _through_palette(index: NDArray[Any], ds: Dataset) -> tuple[NDArray[Any], in
         entries = np.frombuffer(data, "u1" if len(data) < 2 * count else f"{order}u2")[:count]
         at = np.clip(index.astype(np.int32) - first, 0, len(entries) - 1)
         tables.append(entries[at].astype(np.uint16))
-    colours = np.stack(tables, axis=-1)
-    needed = int(colours.max()).bit_length()
-    return colours, _BYTE_BITS if needed <= _BYTE_BITS else max(needed, int(stated))
+        highest = max(highest, int(entries.max()))
+    needed = highest.bit_length()  # 16 bits are stated of 8-bit entries as well
+    bits = _BYTE_BITS if needed <= _BYTE_BITS else max(needed, int(stated))
+    return np.stack(tables, axis=-1), bits
 
 
 def _checked_size(ds: Dataset) -> tuple[int, int]:

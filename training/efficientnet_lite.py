@@ -29,6 +29,7 @@ LAST_FEATURES = "head_relu"  # the last layer with a spatial layout, for salienc
 # An early layer, which fitting leaves as it is; the last ones have been narrowed down to what tells
 # two classes apart: see docs/MODELS.md.
 OOD_FEATURES = "block2_add"
+OOD_GRID = 3  # two lungs with the mediastinum between them; upper, middle and lower field
 
 _BATCH_NORM_NAMES = ("weight", "bias", "running_mean", "running_var")
 

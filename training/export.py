@@ -14,7 +14,7 @@ from training.card import replace_ood, write_card
 from training.dataset import CLASSES, Dataset
 from training.errors import RunError
 from training.networks import save_for_inference
-from training.ood import GRID, METHOD, FittedOod
+from training.ood import METHOD, FittedOod
 from training.plots import draw_ood
 from training.predictions import Predictions, write_predictions
 from training.run import Run, RunSettings
@@ -164,9 +164,9 @@ def _ood(fitted: FittedOod, sha256: str) -> dict[str, Any]:
     counts = ", ".join(f"{it.pictures} {kind}" for kind, it in report.kinds.items())
     return {
         "sha256": sha256,
-        "method": METHOD,
+        "method": METHOD.format(grid=report.grid),
         "layer": report.layer,
-        "grid": GRID,
+        "grid": report.grid,
         "limit": report.limit,
         "far_limit": report.far_limit,
         "auroc": report.auroc,

@@ -26,7 +26,6 @@ from training.predictions import read_predictions
 from training.recipe import Recipe
 from training.split import Split
 
-GRID = 3  # two lungs with the mediastinum between them; upper, middle and lower field
 FIT_EVERY = 3  # every third training chest: plenty for the covariance of 216 features
 WITHIN_LIMIT = 0.99  # share of augmented validation chests
 FAR_LIMIT = 1.25  # times the limit: between the adult chests and most of what is none
@@ -34,7 +33,8 @@ ADULT_MARGIN = 1.1
 BATCH_SIZE = 32
 CHUNK = 512  # pictures held as floats at a time
 METHOD = (
-    "Mahalanobis distance (Ledoit-Wolf covariance) in the means of one layer over 3 x 3 regions; "
+    "Mahalanobis distance (Ledoit-Wolf covariance) in the means of one layer over {grid} x {grid} "
+    "regions; "
     "1 is the 99th percentile of the validation chests, augmented"
 )
 
@@ -67,6 +67,7 @@ class OodReport:
     """
 
     layer: str
+    grid: int
     limit: float
     far_limit: float
     auroc_blind: float | None
@@ -117,7 +118,9 @@ def fit_ood(
     """
     import keras
 
-    network = with_features(keras.saving.load_model(weights, compile=False), recipe.ood_layer, GRID)
+    network = with_features(
+        keras.saving.load_model(weights, compile=False), recipe.ood_layer, recipe.ood_grid
+    )
     model = keras.Model(network.input, network.outputs[1])  # an early layer needs no later ones
     chests = np.asarray(dataset.pixels[split.validation])
     fitted = np.asarray(dataset.pixels[split.train[::FIT_EVERY]])
@@ -129,7 +132,7 @@ def fit_ood(
     validation_scores = scorer.scores(features_of(model, chests))
     negative_scores = scorer.scores(features_of(model, np.stack([it.picture for it in tried])))
     adults = scorer.scores(features_of(model, np.stack(adult_chests())))
-    report = report_on(validation_scores, tried, negative_scores, adults, layer=recipe.ood_layer)
+    report = report_on(validation_scores, tried, negative_scores, adults, recipe)
     return FittedOod(
         scorer=scorer,
         report=report,
@@ -180,7 +183,7 @@ def features_of(model: Any, pixels: NDArray[np.uint8]) -> Features:
 
 
 def report_on(
-    chests: Scores, tried: Sequence[Negative], scores: Scores, adults: Scores, *, layer: str
+    chests: Scores, tried: Sequence[Negative], scores: Scores, adults: Scores, recipe: Recipe
 ) -> OodReport:
     """All figures, from the scores of validation chests, negatives and adults."""
     far_limit = max(FAR_LIMIT, ADULT_MARGIN * float(adults.max()))
@@ -188,7 +191,8 @@ def report_on(
     kinds = np.array([it.kind for it in tried])
     judged = scores[blind] if blind.any() else scores
     return OodReport(
-        layer=layer,
+        layer=recipe.ood_layer,
+        grid=recipe.ood_grid,
         limit=1.0,
         far_limit=far_limit,
         auroc_blind=_auroc(chests, scores[blind]),

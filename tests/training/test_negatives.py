@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from training import recipe as recipes
 from training.drawn import FAMILIAR, PHANTOMS, Draw
 from training.negatives import Negative, negatives
 from training.ood import report_on
@@ -56,15 +57,16 @@ def test_the_report_keeps_the_blind_half_apart() -> None:
         Negative(kind="near", source=blind, picture=PICTURE),
         Negative(kind="far", source="any", picture=PICTURE, seen=True),
     ]
+    recipe = recipes.find("efficientnet-lite0")
     chests = np.array([0.1, 0.2, 0.3, 1.1])
-    report = report_on(chests, tried, np.array([0.25, 9.0]), np.array([0.9]), layer="l")
+    report = report_on(chests, tried, np.array([0.25, 9.0]), np.array([0.9]), recipe)
     assert (report.blind, report.others) == (1, 1)
     assert report.auroc == report.kinds["near"].auroc_blind == 0.5
     assert report.auroc_others == report.kinds["far"].auroc_others == 1.0
     assert report.kinds["far"].auroc_blind is None
     assert report.beyond_limit == 0.25
     assert report.false_refusals == report.refused == 0.0
-    without = report_on(chests, tried[1:], np.array([9.0]), np.array([0.9]), layer="l")
+    without = report_on(chests, tried[1:], np.array([9.0]), np.array([0.9]), recipe)
     assert without.auroc_blind is None
     with pytest.raises(ValueError, match="not scored"):
         _ = without.auroc

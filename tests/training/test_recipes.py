@@ -128,7 +128,8 @@ def test_recipe_is_fitted_for_two_epochs_and_its_network_is_one_that_is_served(
     network = keras.saving.load_model(work / "served.keras", compile=False, safe_mode=True)
     assert network.input_shape == (None, preprocess.SIZE, preprocess.SIZE, 1)
     assert network.count_params() == PARAMETERS[recipe]
-    model = with_features(network, recipes.find(recipe).ood_layer)
+    chosen = recipes.find(recipe)
+    model = with_features(network, chosen.ood_layer, chosen.ood_grid)
     logits, features = model(np.zeros((1, 224, 224, 1), np.float32), training=False)
     assert logits.shape == (1, 1)
     assert np.isfinite(logits).all()
