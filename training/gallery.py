@@ -87,13 +87,13 @@ def saliency_of(network: Any) -> Saliency | None:
     if keras.backend.backend() != "tensorflow" or not spatial:
         return None
     tf = import_tensorflow()
-    model = keras.Model(network.input, [network.output, spatial])
+    model = keras.Model(network.input, [network.output, *spatial])
 
     def maps(pictures: Pixels) -> NDArray[np.float32]:
         grey = tf.constant(pictures[..., None].astype(np.float32))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(grey)
-            logits, activations = model(grey, training=False)
+            logits, *activations = model(grey, training=False)
         gradients = tape.gradient(logits, activations)
         return scaled(np.asarray(grad_cam(tf, activations, gradients), dtype=np.float32))
 
