@@ -140,7 +140,7 @@ def _build(
         series_instance_uid=series_instance_uid,
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
         payload=sr.build_report(content),
-        destinations=_destinations(services, study, findings[0].dataset),
+        destinations=_destinations(services, study, findings[0].dataset, ObjectKind.SR),
     )
     return BuiltReport(
         predecessor_uid=newest.sop_instance_uid if newest else None,
@@ -210,12 +210,17 @@ def _operating_point(services: Services) -> str:
     )
 
 
-def _destinations(services: Services, study: StudySnapshot, header: Dataset) -> tuple[str, ...]:
-    """Where a report goes: nowhere in shadow mode, and none of backlog, retracted or test."""
+def _destinations(
+    services: Services, study: StudySnapshot, header: Dataset, kind: ObjectKind
+) -> tuple[str, ...]:
+    """Where an object of a report goes.
+
+    Nowhere in shadow mode, nor from backlog, nor of a retracted study or a test patient.
+    """
     settings = services.settings
     if not settings.delivery or study.backlog or study.retracted:
         return ()
     pattern = settings.test_patient_pattern
     if pattern is not None and pattern.search(text_value(header, "PatientID", 64) or ""):
         return ()
-    return tuple(it.name for it in settings.recipients if ObjectKind.SR in it.objects)
+    return tuple(it.name for it in settings.recipients if kind in it.objects)
