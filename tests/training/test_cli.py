@@ -53,6 +53,13 @@ def test_bundle_gives_the_logits_of_the_run(exported: Path, dataset: Dataset) ->
     }
 
 
+def test_saliency_of_a_bundle_can_be_tried(exported: Path, data_folder: Path) -> None:
+    bundle = exported / "bundles" / "efficientnet-lite0-0.0.1"
+    said = run("saliency", bundle, "--data", data_folder, "--pictures", 50)
+    assert "hottest 10% hidden" in said
+    assert "central thorax" in said
+
+
 def test_bundle_holds_card_plot_and_manifest_without_local_paths(exported: Path) -> None:
     folder = exported / "bundles" / "efficientnet-lite0-0.0.1"
     assert {file.name for file in folder.iterdir()} == {
@@ -97,6 +104,20 @@ def test_bundle_is_evaluated_on_a_labelled_split_at_its_own_thresholds(
     points = read_bundle(folder).operating_points
     assert report["images"] == 32
     assert report["operating_points"]["rule_in"]["threshold"] == points.rule_in.threshold
+    assert "rule_in_95" in report["operating_points"]
+
+
+def test_report_of_a_run_is_a_page_with_galleries_and_a_line_an_image(exported: Path) -> None:
+    page = (exported / "run" / "evaluation.html").read_text()
+    for title in ("Training", "Subgroups", "Pneumonia called normal", "Shortcuts"):
+        assert f"<h2>{title}</h2>" in page
+    lines = (exported / "run" / "evaluation.csv").read_text().splitlines()
+    report = json.loads((exported / "run" / "evaluation.json").read_text())
+    assert len(lines) == report["images"] + 1
+    assert (
+        "Subgroups"
+        in (exported / "bundles" / "efficientnet-lite0-0.0.1" / "MODEL_CARD.md").read_text()
+    )
 
 
 def write_chest(path: Path, seed: int, side: int = 256) -> np.ndarray:
