@@ -235,6 +235,7 @@ outbox = sa.Table(
     *work_columns(),
     sa.UniqueConstraint("object_id", "destination"),
     sa.Index("ix_outbox_state_destination_due_at", "state", "destination", "due_at"),
+    sa.Index("ix_outbox_state_due_at", "state", "due_at", "id"),
     sa.Index("ix_outbox_study_id", "study_id"),
     sa.Index("ix_outbox_transaction_uid", "transaction_uid"),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import UID
 
-from dicom_io import contexts, rejection, sr_header, sr_report
+from dicom_io import contexts, rejection, secondary_capture, sr_header, sr_report
 from dicom_io.association import Timeouts
 from tests.support import dicom
 from worker import commit, deliver, patience, receive, scp
@@ -101,4 +101,5 @@ def test_codes_and_series_are_those_of_the_code() -> None:
         assert f'| ({code}, DCM, "{meaning}") | `{reason}`' in _section("8.3")
     assert f"Private coding scheme: {sr_header.CODING_SCHEME}," in _section("8.3")
     assert f"| KO, {rejection.SERIES_NUMBER} |" in _section("8.1")
+    assert f"| OT, {secondary_capture.SERIES_NUMBER} |" in _section("8.1")
     assert "| SR, 9901 |" in _section("8.1")

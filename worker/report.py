@@ -140,7 +140,10 @@ def _picture(
 def _destinations(
     services: Services, study: StudySnapshot, header: Dataset, kind: ObjectKind
 ) -> tuple[str, ...]:
-    """Where an object goes: nowhere in shadow mode, and none of backlog, retracted or test."""
+    """Where an object of a report goes.
+
+    Nowhere in shadow mode, nor from backlog, nor of a retracted study or a test patient.
+    """
     settings = services.settings
     if not settings.delivery or study.backlog or study.retracted:
         return ()

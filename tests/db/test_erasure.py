@@ -1,14 +1,15 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from db import arrivals, deliveries, erasure, outcomes
+from db import arrivals, deliveries, erasure, outcomes, retractions
 from db.claims import DELIVER, INFER, claim, claim_for
 from db.engine import Database
 from db.errors import LeaseLost
-from db.tables import erasures, metadata
+from db.tables import ObjectKind, erasures, metadata
 from tests.support import rows
 
 
@@ -92,3 +93,15 @@ def test_a_study_that_comes_again_is_a_new_one(database: Database) -> None:
         found = erasure.erasable(tx, rows.STUDY)
     assert found is not None
     assert (found.instance_count, found.object_count) == (1, 0)
+
+
+def test_a_rejection_note_that_waits_is_told(database: Database) -> None:
+    _busy_study(database)
+    note = replace(rows.built_report("2.25.9", "A@h:1").sr, kind=ObjectKind.REJECTION)
+    with database.begin() as tx:
+        found = retractions.retractable(tx, rows.STUDY)
+        assert found is not None
+        retractions.retract(tx, found, [note])
+        waiting = erasure.erasable(tx, rows.STUDY)
+    assert waiting is not None
+    assert (waiting.retracted, waiting.notes_waiting) == (True, ("A@h:1",))

@@ -62,7 +62,8 @@ def test_a_study_is_superseded_withdrawn_and_erased(
     assert [_predecessor(report) for report in reports] == [None, *uids[:3]]
     assert [str(report.PatientName) for report in reports][1:] == ["Corrected^Name"] * 3
     first = {frontal.SOPInstanceUID}
-    assert [_evidence(report) for report in reports] == [
+    pictures = {str(picture.SOPInstanceUID) for picture in pacs.pictures(study)}
+    assert [_evidence(report) - pictures for report in reports] == [
         first,
         first,
         first | {lateral.SOPInstanceUID},
@@ -90,12 +91,13 @@ def _retract(system: System, pacs: Pacs, study: str) -> None:
     assert "a rejection note waits to be sent" in done.stdout
 
     def notes() -> list[Dataset]:
-        return [ds for ds in pacs.reports(study) if ds.SOPClassUID == KEY_OBJECT_SELECTION]
+        received = [ds for ds in pacs.received if ds.StudyInstanceUID == study]
+        return [ds for ds in received if ds.SOPClassUID == KEY_OBJECT_SELECTION]
 
     (note,) = wait_for("the note", notes)
     assert note.ConceptNameCodeSequence[0].CodeValue == "113037"
-    sent = {str(ds.SOPInstanceUID) for ds in pacs.reports(study)} - {str(note.SOPInstanceUID)}
-    assert _evidence(note) == sent
+    sent = {str(ds.SOPInstanceUID) for ds in pacs.received if ds.StudyInstanceUID == study}
+    assert _evidence(note) == sent - {str(note.SOPInstanceUID)}
     again = system.command("retract", study, "--reason", "safety")
     assert (again.returncode, again.stdout[:17]) == (0, "retracted already")
     shown = system.command("show", study).stdout
@@ -164,6 +166,7 @@ def test_a_destination_is_held_and_released(system: System, pacs: Pacs, tmp_path
     assert pacs.reports(ds.StudyInstanceUID) == []
     assert system.command("destination", "release", pacs.destination).returncode == 0
     system.wait_until_delivered(ds.StudyInstanceUID)
+    assert pacs.destination in system.command("destination", "list").stdout
     assert system.command("retry", "--all").returncode == 0
     assert system.command("retry").returncode == 2
 

@@ -120,7 +120,7 @@ def show(study: str) -> None:
     for event in events:
         after = f"+{(event.at - start).total_seconds():.3f} s"
         uid, detail = event.sop_instance_uid or "", event.detail or ""
-        console.print(f"{_text(event.at)} {after:>12}  {event.what:<10} {uid}  {detail}")
+        console.print(f"{_text(event.at)} {after:>12}  {event.what:<14} {uid}  {detail}")
 
 
 @click.command()
