@@ -19,6 +19,7 @@ _COMMANDS = {
     "predict": "predict:predict",
     "results": "query:results",
     "show": "query:show",
+    "failures": "query:failures",
     "status": "query:status",
     "check": "admin:check",
     "db": "admin:db",
