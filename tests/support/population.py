@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.engine import Database
-from db.tables import feedback, instances, outbox, reports, studies
+from db.tables import feedback, instances, objects, outbox, reports, studies
 
 START = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
 REASONS = ("lateral view", "body part HAND", "modality CT")
@@ -20,7 +20,7 @@ def fill(database: Database, count: int, *, seed: int = 0, start: datetime = STA
     rng = random.Random(seed)
     made = [_study(rng, number, start + timedelta(minutes=10 * number)) for number in range(count)]
     with database.begin() as tx:
-        for table in (studies, instances, reports, outbox, feedback):
+        for table in (studies, instances, reports, objects, outbox, feedback):
             rows = [rows[table.name] for rows in made if table.name in rows]
             for batch in _batches(rows):
                 tx.conn.execute(sa.insert(table), batch)
@@ -108,10 +108,18 @@ def _study(rng: random.Random, number: int, received: datetime) -> dict[str, dic
             "id": id_,
             "study_id": id_,
             "revision": 2,
+            "content_digest": "digest",
+            "created_at": reported,
+        }
+        rows["objects"] = {
+            "id": id_,
+            "study_id": id_,
+            "report_id": id_,
+            "kind": "sr",
             "sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.34",
             "sop_instance_uid": f"2.25.{id_}",
             "series_instance_uid": f"2.25.{id_}0",
-            "content_digest": "digest",
+            "transfer_syntax_uid": "1.2.840.10008.1.2.1",
             "payload": b"report",
             "created_at": reported,
         }
@@ -119,8 +127,7 @@ def _study(rng: random.Random, number: int, received: datetime) -> dict[str, dic
         rows["outbox"] = {
             "id": id_,
             "study_id": id_,
-            "report_id": id_,
-            "kind": "sr",
+            "object_id": id_,
             "destination": rng.choice(["PACS@host:104", "RIS@host:104"]),
             "state": "sent" if sent else rng.choice(["pending", "failed"]),
             "created_at": reported,
