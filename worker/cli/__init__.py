@@ -15,6 +15,7 @@ _COMMANDS = {
     "up": "serve:up",
     "listen": "serve:listen",
     "work": "serve:work",
+    "web": "serve:web",
     "send": "transfer:send",
     "predict": "predict:predict",
     "results": "query:results",
