@@ -42,14 +42,26 @@ def study_page(
     )
 
 
+@router.get("/result")
+def result_part(
+    request: Request, web: WebDep, _visitor: PageVisitor, study_instance_uid: Uid
+) -> Response:
+    """What changes while a study is on its way; the page asks for it every few seconds."""
+    return _part(request, web, study_instance_uid, "study_result.html")
+
+
 @router.get("/current")
 def current_part(
     request: Request, web: WebDep, _visitor: PageVisitor, study_instance_uid: Uid
 ) -> Response:
-    """What changes while a study is on its way; the page asks for it every few seconds."""
+    """Timeline and deliveries, in the same way."""
+    return _part(request, web, study_instance_uid, "study_current.html")
+
+
+def _part(request: Request, web: Web, study_instance_uid: str, template: str) -> Response:
     with web.database.read() as tx:
         current = _current(web, tx, study_instance_uid)
-    return render.fragment(request, "study_current.html", **current)
+    return render.fragment(request, template, **current)
 
 
 @router.post("/feedback")

@@ -1,5 +1,6 @@
 """The web application over a real database and a real spool, without a network."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,17 +21,30 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 MakeClient = Callable[..., TestClient]
 
 
-@pytest.fixture
-def make_client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeClient]:
-    """Clients of applications over one database of 120 studies: SQLite, or both where asked for."""
-    both = "database_url" in request.fixturenames
-    database_url = (
-        request.getfixturevalue("database_url") if both else f"sqlite:///{tmp_path / 'cxr.db'}"
-    )
-    database = Database(database_url)
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database of 120 studies, to be copied."""
+    path = tmp_path_factory.mktemp("filled") / "cxr.db"
+    _fill(f"sqlite:///{path}")
+    return path
+
+
+def _fill(url: str) -> None:
+    database = Database(url)
     schema.upgrade(database)
     population.fill(database, 120)
     database.dispose()
+
+
+@pytest.fixture
+def make_client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeClient]:
+    """Clients of applications over one database of 120 studies: SQLite, or both where asked for."""
+    if "database_url" in request.fixturenames:
+        database_url = request.getfixturevalue("database_url")
+        _fill(database_url)
+    else:
+        database_url = f"sqlite:///{tmp_path / 'cxr.db'}"
+        shutil.copy(request.getfixturevalue("filled"), tmp_path / "cxr.db")
     Spool(spool_folder(tmp_path)).create()
     opened = []
 
