@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from db.engine import Transaction
 from db.queries import failures, instance_results, instance_times, study_results, study_times
-from db.tables import InstanceState, instances
+from db.tables import InstanceState, feedback, instances, reports
 
 STUDY_STEPS = ("arrival_s", "analysis_s", "report_s", "delivery_s", "total_s")
 INSTANCE_STEPS = ("prepare_s", "infer_s", "total_s")
@@ -73,6 +73,26 @@ def _day(tx: Transaction, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any
     if tx.conn.dialect.name == "sqlite":  # which keeps UTC as text
         return sa.func.substr(sa.type_coerce(column, sa.Text), 1, 10)
     return sa.func.to_char(sa.func.timezone("UTC", column), "YYYY-MM-DD")
+
+
+def bands(tx: Transaction) -> dict[str | None, int]:
+    """How many studies each band has; None for those without one."""
+    band = study_results.c.band
+    rows = tx.conn.execute(sa.select(band, sa.func.count()).group_by(band))
+    return {row[0]: row[1] for row in rows}
+
+
+def highest_numbers(tx: Transaction) -> dict[str, tuple[str, int]]:
+    """How many rows there have ever been, by name and with words for it: they never fall."""
+    found = {}
+    for name, text, table in (
+        ("received", "Objects received.", instances),
+        ("reports", "Reports made.", reports),
+        ("feedback", "Opinions of readers.", feedback),
+    ):
+        highest = tx.conn.execute(sa.select(sa.func.max(table.c.id))).scalar_one()
+        found[name] = (text, highest or 0)
+    return found
 
 
 def reasons(tx: Transaction, since: datetime, *, limit: int) -> list[Mapping[str, Any]]:

@@ -4,7 +4,7 @@ import socket
 
 import uvicorn
 
-from worker import home, log
+from worker import home, log, metrics
 from worker.errors import WorkerError
 from worker.services import make_services
 from worker.settings import Settings
@@ -22,6 +22,7 @@ def run(settings: Settings) -> None:
     listening = bind(settings.web_bind, settings.web_port, "CXR_WEB_PORT")
     host, port = listening.getsockname()[:2]
     home.publish_port(settings.home, port, "web")
+    metrics.serve(settings, services.database, services.bundle)
     server = uvicorn.Server(
         uvicorn.Config(
             make_app(services),
