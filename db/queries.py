@@ -32,6 +32,7 @@ _TIMES = {
     "committed_at",
     "failed_at",
     "created_at",
+    "retracted_at",
 }
 
 
@@ -51,7 +52,8 @@ study_results = _view(
     "study_results",
     """study_instance_uid accession_number patient_id issuer_of_patient_id study_date age_years
     intended_use probability band model_name model_version state image_count analysed_count
-    received_at reported_at delivered_at sr_sop_instance_uid revision error origin""",
+    received_at reported_at delivered_at sr_sop_instance_uid revision error
+    retracted_at origin""",
 )
 instance_results = _view(
     "instance_results",
@@ -198,15 +200,19 @@ class Event:
 
 def timeline(tx: Transaction, study_instance_uid: str) -> list[Event]:
     """Everything that happened to a study, from its first object to its last delivery."""
-    query = sa.select(studies.c.id).where(studies.c.study_instance_uid == study_instance_uid)
-    study_id = tx.conn.execute(query).scalar_one_or_none()
-    if study_id is None:
+    query = sa.select(studies.c.id, studies.c.retracted_at).where(
+        studies.c.study_instance_uid == study_instance_uid
+    )
+    study = tx.conn.execute(query).one_or_none()
+    if study is None:
         return []
     events = [
-        *_instance_events(tx, study_id),
-        *_conflict_events(tx, study_id),
-        *_report_events(tx, study_id),
+        *_instance_events(tx, study.id),
+        *_conflict_events(tx, study.id),
+        *_report_events(tx, study.id),
     ]
+    if study.retracted_at is not None:
+        events.append(Event(at=study.retracted_at, what="retracted"))
     return sorted(events, key=lambda event: event.at)
 
 
@@ -252,7 +258,11 @@ def _report_events(tx: Transaction, study_id: int) -> list[Event]:
     events = []
     query = (
         sa.select(
-            objects.c.kind, objects.c.sop_instance_uid, objects.c.created_at, reports.c.revision
+            objects.c.kind,
+            objects.c.sop_instance_uid,
+            objects.c.converted_from_id,
+            objects.c.created_at,
+            reports.c.revision,
         )
         .outerjoin(reports, reports.c.id == objects.c.report_id)
         .where(objects.c.study_id == study_id)
@@ -260,6 +270,8 @@ def _report_events(tx: Transaction, study_id: int) -> list[Event]:
     for row in tx.conn.execute(query):
         what = "report" if row.kind == ObjectKind.SR else row.kind
         detail = None if row.revision is None else f"revision {row.revision}"
+        if row.converted_from_id is not None:
+            detail = f"{detail}, in the SOP class that a destination takes"
         uid = row.sop_instance_uid
         events.append(Event(at=row.created_at, what=what, sop_instance_uid=uid, detail=detail))
     query = (
@@ -272,6 +284,11 @@ def _report_events(tx: Transaction, study_id: int) -> list[Event]:
         if row.sent_at is not None:
             events.append(
                 Event(at=row.sent_at, what="sent", sop_instance_uid=uid, detail=row.destination)
+            )
+        if row.committed_at is not None:
+            at = row.committed_at
+            events.append(
+                Event(at=at, what="committed", sop_instance_uid=uid, detail=row.destination)
             )
         elif row.error is not None or row.state == DeliveryState.FAILED:
             what = "delivery failed" if row.state == DeliveryState.FAILED else "delivery waits"

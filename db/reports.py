@@ -51,6 +51,7 @@ class StudySnapshot:
     study_instance_uid: str
     revision: int
     backlog: bool
+    retracted: bool  # withdrawn: no report of it leaves until it is released
     instances: tuple[InstanceSnapshot, ...]
     newest_report: EarlierReport | None
 
@@ -128,6 +129,7 @@ def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
         study_instance_uid=study.study_instance_uid,
         revision=study.revision,
         backlog=study.backlog,
+        retracted=study.retracted_at is not None,
         instances=tuple(_instance(row) for row in rows),
         newest_report=None
         if newest is None
@@ -185,12 +187,20 @@ def _insert_report(tx: Transaction, study_id: int, revision: int, report: BuiltR
         insert_object(tx, study_id, report_id, made)
 
 
-def insert_object(tx: Transaction, study_id: int, report_id: int | None, made: BuiltObject) -> None:
-    """Keep an object for good, and queue it for its destinations."""
+def insert_object(
+    tx: Transaction,
+    study_id: int,
+    report_id: int | None,
+    made: BuiltObject,
+    *,
+    converted_from_id: int | None = None,
+) -> int:
+    """Keep an object for good, and queue it for its destinations; returns its id."""
     insert = sa.insert(objects).values(
         study_id=study_id,
         report_id=report_id,
         kind=made.kind,
+        converted_from_id=converted_from_id,
         sop_class_uid=made.sop_class_uid,
         sop_instance_uid=made.sop_instance_uid,
         series_instance_uid=made.series_instance_uid,
@@ -198,7 +208,7 @@ def insert_object(tx: Transaction, study_id: int, report_id: int | None, made: B
         payload=made.payload,
         created_at=tx.now,
     )
-    object_id = tx.conn.execute(insert.returning(objects.c.id)).scalar_one()
+    object_id: int = tx.conn.execute(insert.returning(objects.c.id)).scalar_one()
     for destination in made.destinations:
         tx.conn.execute(
             sa.insert(outbox).values(
@@ -209,8 +219,10 @@ def insert_object(tx: Transaction, study_id: int, report_id: int | None, made: B
                 created_at=tx.now,
                 due_at=tx.now,
                 attempts=0,
+                refusals=0,
             )
         )
+    return object_id
 
 
 def record_report_failure(tx: Transaction, held: Claim, error: str) -> None:

@@ -211,11 +211,11 @@ def _operating_point(services: Services) -> str:
 
 
 def _destinations(services: Services, study: StudySnapshot, header: Dataset) -> tuple[str, ...]:
-    """Where a report goes: nowhere in shadow mode, from backlog, or of a test patient."""
+    """Where a report goes: nowhere in shadow mode, and none of backlog, retracted or test."""
     settings = services.settings
-    if not settings.delivery or study.backlog:
+    if not settings.delivery or study.backlog or study.retracted:
         return ()
     pattern = settings.test_patient_pattern
     if pattern is not None and pattern.search(text_value(header, "PatientID", 64) or ""):
         return ()
-    return tuple(str(destination) for destination in settings.destinations)
+    return tuple(it.name for it in settings.recipients if ObjectKind.SR in it.objects)

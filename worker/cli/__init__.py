@@ -22,6 +22,11 @@ _COMMANDS = {
     "show": "query:show",
     "failures": "query:failures",
     "status": "query:status",
+    "retry": "again:retry",
+    "reprocess": "again:reprocess",
+    "destination": "again:destination",
+    "retract": "withdraw:retract",
+    "forget": "withdraw:forget",
     "check": "admin:check",
     "db": "admin:db",
 }

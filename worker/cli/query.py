@@ -57,7 +57,9 @@ _format = click.option(
 )
 
 
-def _open(settings: Settings) -> Database:
+def open_database() -> tuple[Settings, Database]:
+    """The database of the settings; WorkerError or SchemaMismatch if it is not there."""
+    settings = Settings.from_env()
     if settings.database.startswith("sqlite"):
         path = settings.database.removeprefix("sqlite:///")
         if not Path(path).exists():
@@ -66,7 +68,7 @@ def _open(settings: Settings) -> Database:
             )
     database = Database(settings.database)
     schema.require_current(database)
-    return database
+    return settings, database
 
 
 @click.command()
@@ -104,8 +106,7 @@ def results(fmt: str, watch: bool, sort: str, limit: int | None, **options: Any)
     """Query results: one row per study. Repeat --band or --state for one or the other."""
     if watch and fmt != "table":
         raise click.UsageError("--watch shows a table: leave out --format")
-    settings = Settings.from_env()
-    database = _open(settings)
+    settings, database = open_database()
     if limit is None and fmt == "table":
         limit = TABLE_ROWS_MAX
     wanted = _filter(options, settings.timezone, limit)
@@ -168,8 +169,7 @@ def show(name: str) -> None:
 
     NAME is its Study Instance UID, its accession number, or the SOP Instance UID of an image.
     """
-    settings = Settings.from_env()
-    database = _open(settings)
+    settings, database = open_database()
     console = output.console()
     with database.read() as tx:
         found = queries.find_studies_named(tx, name)
@@ -186,6 +186,9 @@ def show(name: str) -> None:
 def _show_study(tx: Any, console: "Console", uid: str, timezone: str) -> None:
     study = queries.find_study_results(tx, queries.ResultFilter(study_instance_uid=uid))
     output.print_table(study, _STUDY_COLUMNS, timezone)
+    if (retracted := study[0]["retracted_at"]) is not None:
+        at = output.text(retracted, timezone)
+        click.echo(f"retracted at {at}: no report of it is delivered")
     output.print_table(queries.find_instance_results(tx, uid), _INSTANCE_COLUMNS, timezone)
     if said := queries.find_feedback(tx, uid):
         output.print_table(said, _FEEDBACK_COLUMNS, timezone)
@@ -203,8 +206,7 @@ def _show_study(tx: Any, console: "Console", uid: str, timezone: str) -> None:
 @_format
 def failures(since: str, limit: int, fmt: str) -> None:
     """Show what failed: images, reports, deliveries, each with its reason."""
-    settings = Settings.from_env()
-    database = _open(settings)
+    settings, database = open_database()
     moment = moments.parse_option(since, "--since", settings.timezone)
     assert moment is not None  # it has a default
     with database.read() as tx:

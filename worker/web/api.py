@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import AwareDatetime
 
-from db import again, queries, search, statistics, stored
+from db import queries, restarts, search, statistics, stored
 from db.engine import Transaction
 from db.feedback import record_feedback
 from db.search import BadCursor
@@ -156,12 +156,13 @@ def reprocess(web: WebDep, study_instance_uid: Uid) -> schemas.Reprocessing:
 def start_again(web: Web, study_instance_uid: str) -> int:
     """Put a study's images back to the start; returns how many. 404 if there is no such study."""
     with web.database.begin() as tx:
-        uids = again.reprocess_study(tx, study_instance_uid)
-    if uids is None:
-        raise HTTPException(404, "no such study")
-    for uid in uids:
-        web.services.notify("prepare", uid)
-    return len(uids)
+        find_study(tx, study_instance_uid)
+        max_age_days = web.settings.max_study_age_days
+        count = restarts.reprocess(
+            tx, study_instance_uid, max_age_days=max_age_days, deliver_anyway=False
+        )
+    web.services.notify("prepare", "")
+    return count
 
 
 @router.get("/instances/{sop_instance_uid}", responses=_NOT_FOUND)

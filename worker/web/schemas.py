@@ -113,6 +113,7 @@ class Study(BaseModel):
     sr_sop_instance_uid: str | None
     revision: int
     error: str | None
+    retracted_at: datetime | None = Field(description="Withdrawn since: nothing is delivered.")
     origin: Origin
 
 

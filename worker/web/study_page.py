@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
-from db import again, queries, stored
+from db import queries, restarts, stored
 from db.engine import Transaction
 from db.feedback import COMMENT_LENGTH_MAX, record_feedback
 from db.tables import Verdict
@@ -91,9 +91,7 @@ def reprocess(web: WebDep, _visitor: FormVisitor, study_instance_uid: Uid) -> Re
 def retry(web: WebDep, _visitor: FormVisitor, study_instance_uid: Uid) -> Response:
     with web.database.begin() as tx:
         find_study(tx, study_instance_uid)
-        destinations = again.retry_deliveries(tx, study_instance_uid)
-    for destination in destinations:
-        web.services.notify("deliver", destination)
+        restarts.retry_deliveries(tx, study_instance_uid=study_instance_uid)
     return RedirectResponse(f"/studies/{study_instance_uid}", 303)
 
 
