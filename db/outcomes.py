@@ -21,6 +21,14 @@ class StoredPixels:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredSaliency:
+    """Where the model looked in an instance: uint8, 255 the most, row by row, any small grid."""
+
+    columns: int
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What the model said of one instance, ready for the database."""
 
@@ -32,6 +40,7 @@ class Prediction:
     outside_intended_use: bool  # whatever the header says
     model_name: str
     model_version: str
+    saliency: StoredSaliency | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +92,7 @@ def record_prediction(tx: Transaction, held: Claim, prediction: Prediction) -> S
         "ood_score": prediction.ood_score,
         "model_name": prediction.model_name,
         "model_version": prediction.model_version,
+        **_saliency(prediction.saliency),
         "predicted_at": tx.now,
     }
     if prediction.outside_intended_use:
@@ -108,6 +118,7 @@ def record_dismissal(
         "probability": None,
         "band": None,
         "ood_score": ood_score,
+        **_saliency(None),
     }
     return _finish(tx, stage, held, outcome)
 
@@ -123,6 +134,12 @@ def stored_pixels(tx: Transaction, instance_ids: list[int]) -> dict[int, StoredP
         )
         for row in rows
     }
+
+
+def _saliency(stored: StoredSaliency | None) -> dict[str, Any]:
+    if stored is None:
+        return {"saliency": None, "saliency_columns": None}
+    return {"saliency": stored.data, "saliency_columns": stored.columns}
 
 
 def _finish(

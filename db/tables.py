@@ -158,6 +158,8 @@ instances = sa.Table(
     sa.Column("band", sa.String(16)),
     sa.Column("model_name", sa.String(64)),
     sa.Column("model_version", sa.String(32)),
+    sa.Column("saliency", sa.LargeBinary),  # where the model looked: uint8, row by row
+    sa.Column("saliency_columns", sa.Integer),
     sa.Column("received_at", UtcDateTime, nullable=False),
     sa.Column("prepared_at", UtcDateTime),
     sa.Column("predicted_at", UtcDateTime),

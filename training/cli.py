@@ -223,6 +223,39 @@ def ood(run: Path, negatives: Path | None, threads: int | None, cache: Path) -> 
     click.echo(json.dumps(report.plain(), indent=2))
 
 
+@main.command()
+@click.argument("bundle", type=FOLDER, metavar="BUNDLE")
+@click.option("--data", type=FOLDER, required=True, help="Folder that holds train/.")
+@click.option("--pictures", default=200, show_default=True, type=click.IntRange(min=1))
+@click.option("--seed", default=0, show_default=True)
+@threads_option
+def saliency(bundle: Path, data: Path, pictures: int, seed: int, threads: int | None) -> None:
+    """Hide what BUNDLE's saliency points at in validation pictures, and print what that does."""
+    from training import backend
+
+    with explained():
+        backend.start(threads)
+        from training.saliency import MASKED_SHARE, try_saliency
+
+        found = try_saliency(bundle, data / "train", pictures, seed)
+    click.echo(f"{found.pneumonias} pneumonias among {found.pictures} validation pictures")
+    click.echo("                                mean probability   mean logit")
+    for what, probability, logit in (
+        ("as they are", found.probability, found.logit),
+        (f"random {MASKED_SHARE:.0%} hidden", found.probability_random, found.logit_random),
+        (f"hottest {MASKED_SHARE:.0%} hidden", found.probability_masked, found.logit_masked),
+    ):
+        click.echo(f"{what:<31} {probability:>17.4f} {logit:>12.2f}")
+    click.echo(
+        f"the hottest {MASKED_SHARE:.0%} lowers the logit more than the random ones in "
+        f"{found.lowered_more:.1%} of the pneumonias"
+    )
+    click.echo(
+        f"{found.central:.1%} of saliency lies in the central thorax, "
+        f"{found.central_area:.1%} of the picture"
+    )
+
+
 def show_progress(done: int, total: int) -> None:
     """Redraw one line on a terminal; a line in ten otherwise."""
     terminal = sys.stderr.isatty()

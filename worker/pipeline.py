@@ -24,6 +24,7 @@ from model.bundle import UNLIKE_TRAINING
 from model.predict import Predictor
 from worker import log
 from worker.celery_app import TASK_TIME_LIMIT_S
+from worker.saliency import as_stored
 from worker.services import Services
 
 ATTEMPTS_MAX = 3
@@ -141,11 +142,19 @@ def _infer(services: Services, predictor: Predictor, claims: list[Claim]) -> Non
         return
     batch = np.stack([_picture(usable[held.id]) for held in ready])
     outputs = predictor.predict(batch)
-    for held, logit, ood_score in zip(ready, outputs.logits, outputs.ood_scores, strict=True):
-        _conclude(services, held, float(logit), float(ood_score))
+    maps = [None] * len(ready) if outputs.saliency is None else outputs.saliency
+    results = zip(ready, outputs.logits, outputs.ood_scores, maps, strict=True)
+    for held, logit, ood_score, saliency in results:
+        _conclude(services, held, float(logit), float(ood_score), saliency)
 
 
-def _conclude(services: Services, held: Claim, logit: float, ood_score: float) -> None:
+def _conclude(
+    services: Services,
+    held: Claim,
+    logit: float,
+    ood_score: float,
+    saliency: NDArray[np.float32] | None,
+) -> None:
     """Record one picture's result, or that it is too unlike the training images to have one."""
     ood = services.bundle.ood
     try:
@@ -163,6 +172,7 @@ def _conclude(services: Services, held: Claim, logit: float, ood_score: float) -
             outside_intended_use=ood.is_outside(ood_score),
             model_name=services.bundle.name,
             model_version=services.bundle.version,
+            saliency=None if saliency is None else as_stored(saliency),
         )
         with services.database.begin() as tx:
             progress = outcomes.record_prediction(tx, held, row)

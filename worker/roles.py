@@ -54,7 +54,9 @@ def run_inference(settings: Settings) -> int:
     from worker.tasks import ProcessServices, register_inference_tasks
 
     services = ProcessServices(settings)
-    predictor = Predictor(services().bundle, preprocess_version=preprocess.VERSION)
+    predictor = Predictor(
+        services().bundle, preprocess_version=preprocess.VERSION, saliency=settings.saliency
+    )
     predictor.warm_up((1,))  # larger batches are traced when the first of each comes: 2 s each
     app = make_app(settings.broker)
     register_inference_tasks(app, services, predictor)

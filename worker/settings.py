@@ -104,6 +104,11 @@ class Settings(BaseModel):
     study_settle_s: float = Field(
         30, ge=0, le=86400, description="Quiet time after a study's last image before its report."
     )
+    saliency: bool = Field(
+        True,
+        description="Off: no picture of where the model looked beside the report of an image that "
+        "is positive or to be reviewed.",
+    )
     model_bundle: Path | None = Field(
         None, description="Folder of the model bundle. Empty: the shipped one."
     )

@@ -53,6 +53,13 @@ def test_bundle_gives_the_logits_of_the_run(exported: Path, dataset: Dataset) ->
     }
 
 
+def test_saliency_of_a_bundle_can_be_tried(exported: Path, data_folder: Path) -> None:
+    bundle = exported / "bundles" / "efficientnet-lite0-0.0.1"
+    said = run("saliency", bundle, "--data", data_folder, "--pictures", 50)
+    assert "hottest 10% hidden" in said
+    assert "central thorax" in said
+
+
 def test_bundle_holds_card_plot_and_manifest_without_local_paths(exported: Path) -> None:
     folder = exported / "bundles" / "efficientnet-lite0-0.0.1"
     assert {file.name for file in folder.iterdir()} == {
