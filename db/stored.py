@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from db.engine import Transaction
+from db.outcomes import StoredSaliency
 from db.tables import ObjectKind, instances, objects, studies
 
 
@@ -25,32 +26,27 @@ def spool_name_of_image(tx: Transaction, sop_instance_uid: str) -> str | None:
     return name
 
 
+def saliency_of_image(tx: Transaction, sop_instance_uid: str) -> StoredSaliency | None:
+    """Where the model looked in an image; None if that is not known."""
+    query = sa.select(instances.c.saliency, instances.c.saliency_columns).where(
+        instances.c.sop_instance_uid == sop_instance_uid, instances.c.saliency.is_not(None)
+    )
+    row = tx.conn.execute(query).one_or_none()
+    return row and StoredSaliency(columns=row.saliency_columns, data=row.saliency)
+
+
 def newest_report(tx: Transaction, study_instance_uid: str) -> StoredObject | None:
     """A study's newest Structured Report, as it is sent."""
-    found = _objects(tx, study_instance_uid, ObjectKind.SR, limit=1)
-    return found[0] if found else None
-
-
-def saliency_images(tx: Transaction, study_instance_uid: str, *, limit: int) -> list[StoredObject]:
-    """A study's saliency images, the newest first."""
-    return _objects(tx, study_instance_uid, ObjectKind.SALIENCY, limit=limit)
-
-
-def _objects(
-    tx: Transaction, study_instance_uid: str, kind: ObjectKind, *, limit: int
-) -> list[StoredObject]:
     query = (
         sa.select(objects.c.sop_instance_uid, objects.c.payload)
         .join(studies, studies.c.id == objects.c.study_id)
         .where(
             studies.c.study_instance_uid == study_instance_uid,
-            objects.c.kind == kind,
+            objects.c.kind == ObjectKind.SR,
             objects.c.converted_from_id.is_(None),
         )
         .order_by(objects.c.id.desc())
-        .limit(limit)
+        .limit(1)
     )
-    return [
-        StoredObject(sop_instance_uid=row.sop_instance_uid, payload=row.payload)
-        for row in tx.conn.execute(query)
-    ]
+    row = tx.conn.execute(query).one_or_none()
+    return row and StoredObject(sop_instance_uid=row.sop_instance_uid, payload=row.payload)

@@ -12,9 +12,11 @@ from db.feedback import record_feedback
 from db.search import BadCursor
 from dicom_io.errors import DicomError
 from worker.health import assess
+from worker.saliency import as_map
 from worker.web import schemas
 from worker.web.access import Visitor, clean_name, require_visitor
 from worker.web.context import Web, WebDep
+from worker.web.pictures import overlay
 from worker.web.schemas import FiltersQuery, Problem, Uid
 
 VisitorDep = Annotated[Visitor, Depends(require_visitor)]
@@ -188,6 +190,17 @@ def get_image(web: WebDep, sop_instance_uid: Uid) -> Response:
         raise HTTPException(404, f"the image cannot be shown: {error}") from error
     except OSError as error:
         raise HTTPException(404, "the image's file is not on this machine") from error
+    return Response(picture, media_type="image/png", headers={"Cache-Control": "private"})
+
+
+@router.get("/instances/{sop_instance_uid}/saliency", response_class=Response, responses=_PNG)
+def get_saliency(web: WebDep, sop_instance_uid: Uid) -> Response:
+    """Where the model looked: to be stretched over the image. 404 where that is not known."""
+    with web.database.read() as tx:
+        found = stored.saliency_of_image(tx, sop_instance_uid)
+    if found is None:
+        raise HTTPException(404, "no such image, or not known where the model looked")
+    picture = overlay(as_map(found))
     return Response(picture, media_type="image/png", headers={"Cache-Control": "private"})
 
 

@@ -17,6 +17,7 @@ from dicom_io.preprocess import grey_of
 from dicom_io.read import read_dataset
 
 SIDE_PX_MAX = 1024
+OVERLAY_SIDE_PX = 512
 KEPT_MAX = 64  # of some 300 kB each
 AT_ONCE = 2
 
@@ -45,6 +46,18 @@ class Pictures:
             while len(self._kept) > KEPT_MAX:
                 self._kept.popitem(last=False)
         return made
+
+
+def overlay(saliency: NDArray[np.float32]) -> bytes:
+    """Where the model looked, to lie over the radiograph: PNG with transparency, square.
+
+    saliency: float32 (r, c) in [0, 1], any grid. What is low hides nothing.
+    """
+    size = (OVERLAY_SIDE_PX, OVERLAY_SIDE_PX)
+    heat = np.clip(cv2.resize(saliency, size, interpolation=cv2.INTER_CUBIC), 0, 1)
+    colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
+    alpha = (np.minimum(heat * 2, 1) * 255).astype(np.uint8)
+    return as_png(np.dstack([colours, alpha]))
 
 
 def as_png(picture: NDArray[np.uint8]) -> bytes:

@@ -133,7 +133,7 @@ def test_every_answer_carries_the_security_headers(local: TestClient) -> None:
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
 
 
 def test_no_page_has_an_inline_script_or_style_or_asks_another_host(local: TestClient) -> None:

@@ -128,6 +128,27 @@ def test_an_image_is_shown_as_its_header_says(local: TestClient, tmp_path: objec
     )
 
 
+def test_where_the_model_looked_lies_over_the_image(local: TestClient) -> None:
+    path = f"{V1}/instances/1.2.3.1.1/saliency"
+    assert local.get(path).status_code == 404
+    found = np.zeros((7, 7), np.uint8)
+    found[1, 5] = 255
+    services = local.app.state.web.services  # type: ignore[attr-defined]
+    with services.database.begin() as tx:
+        tx.conn.execute(
+            sa.update(instances)
+            .where(instances.c.sop_instance_uid == "1.2.3.1.1")
+            .values(saliency=found.tobytes(), saliency_columns=7)
+        )
+    answer = local.get(path)
+    picture = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert picture.shape == (512, 512, 4)
+    alpha = picture[..., 3]
+    hot = np.argwhere(alpha == 255).mean(axis=0)
+    assert tuple(hot * 7 // 512) == (1, 5)
+    assert alpha[400, 100] == 0  # hides nothing where the model did not look
+
+
 def test_failures_and_status_answer(database_url: str, local: TestClient) -> None:
     failures = local.get(f"{V1}/failures", params={"since": "2026-11-01T00:00:00Z"}).json()
     assert {failure["what"] for failure in failures} >= {"image", "report"}

@@ -112,12 +112,20 @@ def test_the_overlay_slides_and_can_be_switched_off(
     study = _send(system, tmp_path, AccessionNumber="SEEN-2")
     system.wait_until_reported(study)
     page.goto(f"/studies/{study}")
+    overlay = page.locator(".overlay")
+    assert overlay.evaluate("it => it.decode().then(() => it.naturalWidth)") == 512
+    expect(overlay).to_have_css("opacity", "0.5")
     slider = page.get_by_label("Opacity")
     slider.focus()
     slider.press("End")  # by keyboard
     expect(page.locator("#opacity-value")).to_have_text("100 %")
+    expect(overlay).to_have_css("opacity", "1")
     slider.press("Home")
     expect(page.locator("#opacity-value")).to_have_text("0 %")
+    expect(overlay).to_have_css("opacity", "0")
+    slider.press("End")
+    page.get_by_label("Show where the model looked").uncheck()
+    expect(overlay).to_have_css("opacity", "0")
 
 
 def test_a_file_that_is_dropped_is_analysed_and_never_delivered(
