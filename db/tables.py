@@ -168,6 +168,7 @@ instances = sa.Table(
     sa.Index("ix_instances_study_id", "study_id"),
     sa.Index("ix_instances_state_backlog_due_at", "state", "backlog", "due_at"),
     sa.Index("ix_instances_spool_name", "spool_name"),
+    sa.Index("ix_instances_received_at", "received_at"),
 )
 
 # The model's pictures while they wait for it; deleted once they are predicted.
