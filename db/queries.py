@@ -22,6 +22,8 @@ from db.tables import (
     studies,
 )
 
+KEYS_AT_ONCE = 500  # SQLite bounds the parameters of one statement
+
 _TIMES = {
     "received_at",
     "predicted_at",
@@ -183,6 +185,60 @@ def find_feedback(tx: Transaction, study_instance_uid: str) -> list[Mapping[str,
     view = study_feedback.c
     query = sa.select(study_feedback).where(view.study_instance_uid == study_instance_uid)
     return _rows(tx, query.order_by(view.created_at.desc()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysedImage:
+    """An instance's result and its study's, with the key that it was asked for by."""
+
+    key: str
+    study_instance_uid: str
+    patient: tuple[str, ...]
+    is_image: bool
+    state: str
+    reason: str | None
+    logit: float | None
+    model_name: str | None
+    model_version: str | None
+    intended_use: str | None
+    view_position: str | None
+    ood_score: float | None
+    age_years: float | None
+
+    def is_of(self, model_name: str, model_version: str) -> bool:
+        analysed_by = (self.model_name, self.model_version)
+        return self.logit is not None and analysed_by == (model_name, model_version)
+
+
+def find_analysed_images(tx: Transaction, key: str, values: Sequence[str]) -> list[AnalysedImage]:
+    """All instances of these studies, or these instances.
+
+    key: accession_number, study_instance_uid or sop_instance_uid. A study without a patient ID
+    is a patient of its own.
+    """
+    asked = instances.c.sop_instance_uid if key == "sop_instance_uid" else studies.c[key]
+    of_instance = (
+        *(instances.c.state, instances.c.reason, instances.c.is_image, instances.c.logit),
+        *(instances.c.model_name, instances.c.model_version, instances.c.intended_use),
+        *(instances.c.view_position, instances.c.ood_score),
+    )
+    query = (
+        sa.select(
+            *(asked.label("key"), studies.c.study_instance_uid, studies.c.age_years),
+            *(studies.c.patient_id, studies.c.issuer_of_patient_id),
+            *of_instance,
+        )
+        .join(studies, studies.c.id == instances.c.study_id)
+        .order_by(instances.c.id)
+    )
+    found = []
+    for start in range(0, len(values), KEYS_AT_ONCE):
+        for row in _rows(tx, query.where(asked.in_(values[start : start + KEYS_AT_ONCE]))):
+            plain = dict(row)
+            patient_id, issuer = plain.pop("patient_id"), plain.pop("issuer_of_patient_id")
+            patient = (patient_id, issuer or "") if patient_id else (row["study_instance_uid"],)
+            found.append(AnalysedImage(patient=patient, **plain))
+    return found
 
 
 def find_deliveries(tx: Transaction, study_instance_uid: str) -> list[Mapping[str, Any]]:

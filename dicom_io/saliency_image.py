@@ -115,7 +115,7 @@ class _Line:
 
 def _lines_above(caption: Caption) -> list[_Line]:
     percent = f"{caption.probability:.1%}".replace("%", " %")
-    lines = [
+    return [
         _Line(text=f"{caption.band.upper()}: pneumonia {percent}", size_px=34, colour=_WHITE),
         _Line(
             text=f"probability that it is present, at an assumed prevalence of "
@@ -124,12 +124,10 @@ def _lines_above(caption: Caption) -> list[_Line]:
             colour=_GREY,
         ),
     ]
-    if caption.warning:
-        lines.append(_Line(text=caption.warning, size_px=19, colour=_BLACK, back=_YELLOW))
-    return lines
 
 
 def _lines_below(caption: Caption) -> list[_Line]:
+    warning = _Line(text=caption.warning or "", size_px=22, colour=_BLACK, back=_YELLOW)
     return [
         _Line(
             text="Colour and outline: where the model looked, not a segmented lesion.",
@@ -137,6 +135,7 @@ def _lines_below(caption: Caption) -> list[_Line]:
             colour=_GREY,
         ),
         _Line(text=NOT_FOR_DIAGNOSTIC_USE, size_px=30, colour=_BLACK, back=_YELLOW),
+        *([warning] if caption.warning else []),  # below: viewers lay controls over the top
         _Line(
             text=f"Research algorithm {caption.model_name} {caption.model_version}, cxr-worker",
             size_px=19,

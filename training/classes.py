@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluate import auc
+from model.evaluation.metrics import auc
+from model.evaluation.page import Table
 from training.fit import outputs_of
 from training.recipe import Recipe
 from training.run import Run
@@ -70,3 +71,28 @@ def class_figures(
         "confusion": confusion.tolist(),
         "per_class": per_class,
     }
+
+
+def table_of(figures: dict[str, Any]) -> Table:
+    """Confusion and figures of each class, for the report's page."""
+    rows = []
+    for name, called in zip(figures["classes"], figures["confusion"], strict=True):
+        one = figures["per_class"][name]
+        rates = [f"{one['recall']:.4f}", f"{one['precision']:.4f}"]
+        rows.append([name, *called, *rates, "-" if one["auc"] is None else f"{one['auc']:.4f}"])
+    return Table(
+        title=f"{len(figures['classes'])} classes",
+        text=(
+            "The network tells these apart; the other figures are of the one logit that is served. "
+            f"A row holds the images of a class by what they are called: the most probable class. "
+            f"Accuracy {figures['accuracy']:.4f}."
+        ),
+        columns=[
+            "class",
+            *(f"called {name}" for name in figures["classes"]),
+            "recall",
+            "precision",
+            "AUC against the rest",
+        ],
+        rows=rows,
+    )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -114,6 +115,12 @@ def inspect(
 @click.option("--weights", default="imagenet", show_default=True, help="imagenet, FILE or none.")
 @click.option("--fold", default=0, show_default=True, help="Validation fold, counted from 0.")
 @click.option("--folds", default=5, show_default=True, type=click.IntRange(min=2))
+@click.option(
+    "--split",
+    default="random",
+    show_default=True,
+    help="random, or a shift to hold out as well: training/shift.py names them.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--split-seed", type=int, help="Of the folds alone.  [default: --seed]")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
@@ -136,6 +143,7 @@ def fit(
     weights: str,
     fold: int,
     folds: int,
+    split: str,
     seed: int,
     split_seed: int | None,
     epochs: int | None,
@@ -143,7 +151,7 @@ def fit(
     threads: int | None,
     cache: Path,
 ) -> None:
-    """Fit RECIPE on a patient-grouped fold; run again to resume after a kill."""
+    """Fit RECIPE on a patient-grouped split; run again to resume after a kill."""
     from training import backend, dataset
     from training import recipe as recipes
     from training.run import Run, RunSettings, scan_data
@@ -170,6 +178,7 @@ def fit(
             split_seed=split_seed,
             epochs=epochs or chosen.epochs,
             weights=None if weights == "none" else weights,
+            split=split,
             precision=precision,
         )
         target = Run(run or Path("runs") / chosen.name)
@@ -209,7 +218,8 @@ def evaluate(
 ) -> None:
     """Report on a run's validation fold, or on a bundle with any labelled split.
 
-    A run chooses its thresholds here; a bundle's are applied as they are.
+    A run chooses its thresholds here; a bundle's are applied as they are. Writes
+    evaluation.html, .json, .csv (every image) and .png.
     """
     from training import backend
     from training import recipe as recipes
@@ -219,22 +229,45 @@ def evaluate(
     with explained():
         backend.start(threads)
         from training.assess import assess_bundle, assess_run
-        from training.classes import assess_classes
+        from training.classes import assess_classes, table_of
 
         if Run(path).settings_file.exists():
-            report, target = assess_run(Run(path)), path
             classes = assess_classes(Run(path), recipes.find(Run(path).settings().recipe), cache)
+            tables = [table_of(classes)] if classes else []
+            report, target = assess_run(Run(path), cache, tables), path
         elif data is None or out is None:
             raise click.UsageError("a bundle needs --data and --out")
         else:
             report, target = assess_bundle(path, data / split, cache, out), out
-    click.echo(f"AUC {report['auc']:.4f} ({report['auc_low']:.4f} to {report['auc_high']:.4f})")
-    for name, at in report["operating_points"].items():
-        rates = ("accuracy", "sensitivity", "specificity")
-        click.echo(f"{name}: " + ", ".join(f"{rate} {at[rate]:.4f}" for rate in rates))
+    show_figures(report)
+    if "shifted" in report:
+        click.echo("held out by the shift, at the thresholds of validation:")
+        show_figures(report["shifted"])
     for name, one in classes["per_class"].items() if classes else ():
         click.echo(f"{name}: recall {one['recall']:.4f}, precision {one['precision']:.4f}")
-    click.echo(f"report: {target / 'evaluation.json'}, {target / 'evaluation.png'}")
+    click.echo(f"report: {target / 'evaluation.html'}")
+
+
+@main.command()
+@click.argument("runs", type=FOLDER, metavar="RUN...", nargs=-1, required=True)
+@click.option("--out", type=FOLDER, required=True, help="Where the report goes.")
+@threads_option
+@cache_option
+def pool(runs: tuple[Path, ...], out: Path, threads: int | None, cache: Path) -> None:
+    """Report on the folds of several runs together: cross-validation.
+
+    Temperature and thresholds for each fold are chosen on the other folds.
+    """
+    from training import backend
+    from training.run import Run
+
+    with explained():
+        backend.start(threads)
+        from training.assess import pool_runs
+
+        report = pool_runs([Run(run) for run in runs], cache, out)
+    show_figures(report)
+    click.echo(f"report: {out / 'evaluation.html'}")
 
 
 @main.command()
@@ -259,7 +292,7 @@ def export(run: Path, version: str, out: Path, negatives: Path | None, cache: Pa
         folder = Run(run)
         new_folder(folder, version=version, parent=out)
         dataset, split = folder.data(cache, show_progress)
-        found = evaluated(folder)
+        found = evaluated(folder, dataset)
         recipe = recipes.find(folder.settings().recipe)
         score = fit_ood(folder, recipe, dataset, split, negatives)
         bundle = export_run(folder, dataset, split, found, score, version=version, parent=out)
@@ -336,6 +369,14 @@ def saliency(bundle: Path, data: Path, pictures: int, seed: int, threads: int | 
         f"{found.central:.1%} of saliency lies in the central thorax, "
         f"{found.central_area:.1%} of the picture"
     )
+
+
+def show_figures(report: dict[str, Any]) -> None:
+    """AUC and the rates at each operating point."""
+    click.echo(f"AUC {report['auc']:.4f} ({report['auc_low']:.4f} to {report['auc_high']:.4f})")
+    for name, at in report["operating_points"].items():
+        rates = ("accuracy", "sensitivity", "specificity")
+        click.echo(f"{name}: " + ", ".join(f"{rate} {at[rate]:.4f}" for rate in rates))
 
 
 def layout(data: Path | None, csv_file: Path | None, images: Path | None) -> Path:

@@ -18,11 +18,12 @@ import numpy as np
 
 from dicom_io import preprocess
 from model.bundle import FORMAT, MANIFEST, WEIGHTS, Bundle, read_bundle
+from model.evaluation.report import evaluate
 from model.ood import OOD_FILE
 from training.calibrate import fit_temperature
 from training.card import CARD
 from training.errors import RunError
-from training.evaluate import choose_points, evaluate
+from training.evaluate import cases_of, choose_points, choose_rule
 from training.export import OOD_PLOT, PLOT, VALIDATION, metrics
 from training.networks import copied
 from training.plots import draw_evaluation
@@ -45,7 +46,9 @@ def make_ensemble(paths: Sequence[Path], *, name: str, version: str, parent: Pat
     predictions = averaged(members, [read_predictions(it.path / VALIDATION) for it in members])
     temperature = fit_temperature(predictions.logits, predictions.labels)
     points = choose_points(predictions.labels, predictions.logits)
-    report = evaluate(predictions, points, temperature)
+    rule = choose_rule(predictions.labels, predictions.logits, temperature)
+    cases = cases_of([predictions], [rule])
+    report = evaluate(cases)
     folder.mkdir(parents=True)
     try:
         graph_of(members).save(folder / WEIGHTS)
@@ -57,7 +60,7 @@ def make_ensemble(paths: Sequence[Path], *, name: str, version: str, parent: Pat
         for file in (OOD_FILE, OOD_PLOT):
             shutil.copy(members[0].path / file, folder / file)
         write_predictions(folder / VALIDATION, predictions)
-        draw_evaluation(folder / PLOT, predictions, points, report)
+        draw_evaluation(folder / PLOT, cases, report)
         bundle = read_bundle(folder)
         (folder / CARD).write_text(_card(bundle, members, report))
     except BaseException:

@@ -5,7 +5,8 @@ checkpoint.keras   the model and its optimizer after the last whole epoch
 best.keras         that of the lowest watched loss, where the recipe stops early
 log.csv            one line an epoch
 final.keras        the network as it is served, of the last or the best epoch
-predictions.csv, calibration.json, evaluation.json, evaluation.png: of the validation fold
+predictions.csv, calibration.json, evaluation.{html,json,csv,png}: of the validation fold
+predictions-shifted.csv, evaluation-shifted.{html,json,csv}: of what a shift held out
 classes.csv, classes.json: of recipes with more than two classes
 ood-features.npz   of augmented training and of validation chests, for the out-of-distribution score
 """
@@ -18,7 +19,10 @@ from pathlib import Path
 from training.dataset import CLASSES, Dataset, ImageFile, Progress, load_files, scan
 from training.errors import RunError
 from training.findings import scan_findings
+from training.shift import SHIFTS, shift_split
 from training.split import Split, grouped_fold
+
+RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,8 @@ class RunSettings:
 
     data: the folder that holds train/; with csv, the folder of that table's pictures, of which
     `positive` is the positive finding. precision: a Keras dtype policy. split_seed: of the folds,
-    so that several seeds can share one split; None is the seed.
+    so that several seeds can share one split; None is the seed. split: RANDOM, or one of
+    `shift.SHIFTS` to hold out as well; RunError for anything else.
     """
 
     recipe: str
@@ -42,6 +47,11 @@ class RunSettings:
     positive: str | None = None
     split_seed: int | None = None
     precision: str = "float32"
+    split: str = RANDOM
+
+    def __post_init__(self) -> None:
+        if self.split not in (RANDOM, *SHIFTS):
+            raise RunError(f"no split {self.split!r}; there are: {', '.join((RANDOM, *SHIFTS))}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,10 @@ class Run:
     @property
     def predictions(self) -> Path:
         return self.folder / "predictions.csv"
+
+    @property
+    def shifted_predictions(self) -> Path:
+        return self.folder / "predictions-shifted.csv"
 
     @property
     def calibration(self) -> Path:
@@ -139,9 +153,22 @@ def scan_data(data: str, csv: str | None, positive: str | None) -> list[ImageFil
 
 
 def fold_of(dataset: Dataset, settings: RunSettings) -> Split:
-    """The patient-grouped split that the settings name."""
+    """The patient-grouped split that the settings name.
+
+    With a shift, the fold is one of the pictures that the shift leaves: thresholds are chosen
+    on those, and applied to the shifted ones.
+    """
     seed = settings.seed if settings.split_seed is None else settings.split_seed
-    return grouped_fold(dataset.files, fold=settings.fold, folds=settings.folds, seed=seed)
+    if settings.split == RANDOM:
+        return grouped_fold(dataset.files, fold=settings.fold, folds=settings.folds, seed=seed)
+    shift = shift_split(dataset.files, settings.split)
+    left = [dataset.files[index] for index in shift.train]
+    fold = grouped_fold(left, fold=settings.fold, folds=settings.folds, seed=seed)
+    return Split(
+        train=shift.train[fold.train],
+        validation=shift.train[fold.validation],
+        shifted=shift.validation,
+    )
 
 
 def write_log(path: Path, rows: Sequence[dict[str, float]]) -> None:

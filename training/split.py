@@ -6,7 +6,7 @@ never used; validation is a fold of the training pictures.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 import numpy as np
@@ -22,10 +22,14 @@ _PATIENT = re.compile(r"^(person\d+_[a-z]+|(?:NORMAL\d+-)?IM-\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Indices into the data set, each int64 (n,), without a patient in common."""
+    """Indices into the data set, each int64 (n,), without a patient in common.
+
+    shifted: held out by a shift (see shift.py), neither fitted nor chosen by.
+    """
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
+    shifted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def patient(name: str) -> str:

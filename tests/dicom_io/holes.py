@@ -60,7 +60,7 @@ NAMES: list[tuple[str | list[str], str]] = [
 ]
 
 # PS3.5 K.2: pydicom 3.0 neither writes nor reads the escapes of ISO 2022 IR 58, we copy them.
-SIMPLIFIED_CHINESE = b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab="
+SIMPLIFIED_CHINESE = b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab"
 
 # Character sets that dciodvfy 1.00 does not know: it takes every such name for an error.
 UNKNOWN_TO_DCIODVFY = {"ISO_IR 13", "GBK"}

@@ -104,6 +104,20 @@ def test_bundle_is_evaluated_on_a_labelled_split_at_its_own_thresholds(
     points = read_bundle(folder).operating_points
     assert report["images"] == 32
     assert report["operating_points"]["rule_in"]["threshold"] == points.rule_in.threshold
+    assert "rule_in_95" in report["operating_points"]
+
+
+def test_report_of_a_run_is_a_page_with_galleries_and_a_line_an_image(exported: Path) -> None:
+    page = (exported / "run" / "evaluation.html").read_text()
+    for title in ("Training", "Subgroups", "Pneumonia called normal", "Shortcuts"):
+        assert f"<h2>{title}</h2>" in page
+    lines = (exported / "run" / "evaluation.csv").read_text().splitlines()
+    report = json.loads((exported / "run" / "evaluation.json").read_text())
+    assert len(lines) == report["images"] + 1
+    assert (
+        "Subgroups"
+        in (exported / "bundles" / "efficientnet-lite0-0.0.1" / "MODEL_CARD.md").read_text()
+    )
 
 
 def write_chest(path: Path, seed: int, side: int = 256) -> np.ndarray:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "destination": "again:destination",
     "retract": "withdraw:retract",
     "forget": "withdraw:forget",
+    "validate": "validate:validate",
     "check": "admin:check",
     "db": "admin:db",
 }
