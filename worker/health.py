@@ -40,12 +40,24 @@ class Health:
         return {"healthy": self.healthy, **vars(self)}
 
 
-def assess(settings: Settings) -> Health:
-    """Look at model, broker and database; every problem found is named."""
+def assess(settings: Settings, database: Database | None = None) -> Health:
+    """Look at model, broker and database; every problem found is named.
+
+    database: of who asks again and again; otherwise one is opened, and closed.
+    """
     health = Health()
     _assess_model(settings, health)
     _assess_broker(settings, health)
-    _assess_database(settings, health)
+    if database is not None:
+        _assess_database(settings, health, database)
+        return health
+    try:
+        opened = Database(settings.database)
+    except OSError as error:
+        health.problems.append(f"database: not reachable ({type(error).__name__})")
+        return health
+    _assess_database(settings, health, opened)
+    opened.dispose()
     return health
 
 
@@ -65,9 +77,8 @@ def _assess_broker(settings: Settings, health: Health) -> None:
         health.problems.append(f"broker: not reachable ({type(error).__name__})")
 
 
-def _assess_database(settings: Settings, health: Health) -> None:
+def _assess_database(settings: Settings, health: Health, database: Database) -> None:
     try:
-        database = Database(settings.database)
         schema.require_current(database)
         with database.read() as tx:
             overview = queries.overview(tx)

@@ -92,8 +92,9 @@ class Access:
         """Whether a request that changes something comes from our own page, or from no page."""
         if request.method in _SAFE_METHODS:
             return True
-        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            return False
+        site = request.headers.get("sec-fetch-site")  # what a browser knows best, if it says so
+        if site is not None:
+            return site in ("same-origin", "none")
         origin = request.headers.get("origin")
         return origin is None or origin.partition("://")[2] == request.headers.get("host")
 

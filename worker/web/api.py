@@ -221,7 +221,7 @@ def list_failures(
 @router.get("/status")
 def get_status(web: WebDep) -> schemas.Status:
     """Queues, states, destinations, model: what `cxr-worker status --json` prints."""
-    return schemas.Status.model_validate(assess(web.settings).as_dict())
+    return schemas.Status.model_validate(assess(web.settings, web.database).as_dict())
 
 
 def find_study(tx: Transaction, study_instance_uid: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy.exc
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -43,7 +43,6 @@ def make_app(services: Services) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(sqlalchemy.exc.OperationalError, _database_down)
     app.add_exception_handler(sqlalchemy.exc.TimeoutError, _database_down)
-    app.add_exception_handler(Exception, _broken)
     app.add_middleware(Guard, access=access, upload_path=try_page.PATH)
     return app
 
@@ -81,10 +80,3 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _database_down(request: Request, error: Exception) -> Response:
     _log.error("database down: %s", type(error).__name__)
     return _answer(request, 503, "the database cannot be reached")
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    _log.error("%s %s failed: %s", request.method, request.url.path, log.where(error))
-    if _wants_json(request):
-        return JSONResponse({"detail": "this failed; the log says where"}, 500)
-    return PlainTextResponse("this failed; the log says where", 500)

@@ -6,8 +6,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from worker import log
 from worker.web.access import Access
 
+_log = log.get("web")
 BODY_BYTES_MAX = 64 << 10
 UPLOAD_BYTES_MAX = 96 << 20  # of one request, all its files together
 _HEADERS = {
@@ -38,8 +40,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
                 headers.setdefault("Cache-Control", "no-store")
@@ -50,8 +56,16 @@ class Guard:
             refusal = PlainTextResponse("this page is open to this machine alone", 403)
             await refusal(scope, receive, send_with_headers)
             return
-        limit = UPLOAD_BYTES_MAX if scope["path"] == self._upload_path else BODY_BYTES_MAX
-        await self._app(scope, _bounded(receive, limit), send_with_headers)
+        # A form is read before anybody is asked who sends it: strangers may send little.
+        uploads = scope["path"] == self._upload_path and self._access.visitor(request)
+        limit = UPLOAD_BYTES_MAX if uploads else BODY_BYTES_MAX
+        try:
+            await self._app(scope, _bounded(receive, limit), send_with_headers)
+        except Exception as error:  # the server would log its text, which may quote a patient
+            _log.error("%s %s failed: %s", request.method, scope["path"], log.where(error))
+            if not started:
+                broken = PlainTextResponse("this failed; the log says where", 500)
+                await broken(scope, receive, send_with_headers)
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

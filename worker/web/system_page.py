@@ -29,7 +29,7 @@ def current_part(request: Request, web: WebDep, _visitor: PageVisitor) -> Respon
 
 
 def _current(web: Web) -> dict[str, Any]:
-    health = assess(web.settings)
+    health = assess(web.settings, web.database)
     with web.database.read() as tx:
         since = tx.now - timedelta(days=DAYS)
         day = tx.now - timedelta(days=1)

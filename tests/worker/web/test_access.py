@@ -154,6 +154,25 @@ def test_what_is_too_large_is_refused(local: TestClient) -> None:
     assert local.post("/api/v1/studies/1.2.3.1/feedback", json=body).status_code == 413
 
 
+def test_a_stranger_cannot_send_what_is_large(guarded: TestClient) -> None:
+    files = [("files", ("large.png", b"x" * 200_000))]
+    assert guarded.post("/try", files=files).status_code == 413
+
+
+def test_a_defect_is_logged_by_its_place_and_answered_without_its_text(
+    local: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("Canary^Yellow")
+
+    monkeypatch.setattr("worker.web.api.queries.find_instance", broken)
+    answer = local.get("/api/v1/instances/1.2.3.1.1")
+    assert answer.status_code == 500
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "RuntimeError at test_access.py" in caplog.text
+    assert "Canary" not in answer.text + caplog.text
+
+
 def test_a_page_for_others_needs_a_token() -> None:
     with pytest.raises(BadSettings, match="CXR_WEB_BIND is no loopback address"):
         Settings.from_env({"CXR_WEB_BIND": "0.0.0.0"})
