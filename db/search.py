@@ -120,13 +120,6 @@ def stream(tx: Transaction, wanted: ResultFilter, sort: Sort) -> Iterator[Mappin
         yield _public(row)
 
 
-def count_by_band(tx: Transaction, wanted: ResultFilter) -> dict[str | None, int]:
-    """How many studies of each band a filter finds; None for those without a band."""
-    band = study_results.c.band
-    query = sa.select(band, sa.func.count()).where(*conditions(wanted)).group_by(band)
-    return {row[0]: row[1] for row in tx.conn.execute(query)}
-
-
 def _select(wanted: ResultFilter, keys: tuple[_Key, ...]) -> sa.Select[Any]:
     order = [key.column.desc() if key.descending else key.column.asc() for key in keys]
     labelled = [key.column.label(f"key_{number}") for number, key in enumerate(keys)]

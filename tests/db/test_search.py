@@ -118,11 +118,9 @@ def test_feedback_and_identity_are_filters_too(filled: Database) -> None:
         by_accession = list(
             search.stream(tx, ResultFilter(accession_number="ACC0009"), Sort.RECEIVED)
         )
-        bands = search.count_by_band(tx, ResultFilter())
     assert 0 < len(disagreed) < 60
     assert [row["study_instance_uid"] for row in by_patient] == ["1.2.3.8"]
     assert [row["study_instance_uid"] for row in by_accession] == ["1.2.3.10"]
-    assert sum(bands.values()) == 300
 
 
 @settings(
@@ -153,7 +151,7 @@ def test_a_made_up_cursor_is_refused_or_gives_a_page(
 
 
 def test_a_stream_holds_a_bounded_number_of_rows(database: Database) -> None:
-    population.fill(database, 12_000)
+    population.fill(database, 6000)
     with database.read() as tx:
         streamed = search.stream(tx, ResultFilter(), Sort.RECEIVED)
         next(streamed)
@@ -161,5 +159,5 @@ def test_a_stream_holds_a_bounded_number_of_rows(database: Database) -> None:
         count = sum(1 for _ in streamed)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert count == 11_999
-    assert peak < 12e6  # all of them at once take some 30 MB
+    assert count == 5999
+    assert peak < 8e6  # all of them at once take some 15 MB

@@ -11,6 +11,7 @@ from db.feedback import COMMENT_LENGTH_MAX
 from db.queries import ResultFilter
 from db.search import Sort
 from db.tables import StudyState, Verdict
+from dicom_io.eligibility import IntendedUse
 from model.bands import Band
 
 PAGE_SIZE_MAX = 200
@@ -23,12 +24,6 @@ Version = Annotated[
     str, StringConstraints(min_length=1, max_length=32, pattern=r"^[0-9A-Za-z.+-]+$")
 ]
 Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class IntendedUse(StrEnum):
-    INSIDE = "inside"
-    OUTSIDE = "outside"
-    UNKNOWN = "unknown"
 
 
 class Origin(StrEnum):

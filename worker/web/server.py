@@ -21,6 +21,7 @@ def run(settings: Settings) -> None:
     services = make_services(settings)
     listening = bind(settings.web_bind, settings.web_port, "CXR_WEB_PORT")
     host, port = listening.getsockname()[:2]
+    settings.home.mkdir(parents=True, exist_ok=True)  # where the web alone runs, nobody else does
     home.publish_port(settings.home, port, "web")
     metrics.serve(settings, services.database, services.bundle)
     server = uvicorn.Server(
