@@ -1,5 +1,6 @@
 """One study: its images and where the model looked, its result, its report, what readers say."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request
@@ -10,9 +11,10 @@ from db.engine import Transaction
 from db.feedback import COMMENT_LENGTH_MAX, record_feedback
 from db.tables import Verdict
 from dicom_io.errors import DicomError, UnreadableDicom
-from dicom_io.read import read_header_dataset, text_value
+from dicom_io.read import raw_value, read_header_dataset, text_value
 from dicom_io.sr import as_text
 from worker.web import render
+from worker.web.access import clean_name
 from worker.web.api import find_study, printable, start_again
 from worker.web.context import Web, WebDep
 from worker.web.presentation import Scale, shown
@@ -98,15 +100,19 @@ def retry(web: WebDep, _visitor: FormVisitor, study_instance_uid: Uid) -> Respon
 def _current(web: Web, tx: Transaction, study_instance_uid: str) -> dict[str, Any]:
     study = find_study(tx, study_instance_uid)
     instances = queries.find_instance_results(tx, study_instance_uid)
+    result = shown(study, withhold=web.withholds)
+    events = queries.timeline(tx, study_instance_uid)
+    if result.kind == "outside":  # the timeline would tell what the result does not
+        events = [replace(it, detail=None) if it.what == "predicted" else it for it in events]
     uses = {"intended_use": study["intended_use"]}  # an image's own is not among its results
     return {
         "study": study,
-        "shown": shown(study, withhold=web.withholds),
+        "shown": result,
         "images": [
             {"row": row, "shown": shown({**row, **uses}, withhold=web.withholds)}
             for row in instances
         ],
-        "events": queries.timeline(tx, study_instance_uid),
+        "events": events,
         "deliveries": queries.find_deliveries(tx, study_instance_uid),
         "feedback": queries.find_feedback(tx, study_instance_uid),
         "limits": web.interpreter.limits,
@@ -130,10 +136,11 @@ def _patient(web: Web, tx: Transaction, images: list[dict[str, Any]]) -> dict[st
     if not web.settings.web_show_patients:
         return {}
     for image in images:
-        name = stored.spool_name_of_image(tx, image["row"]["sop_instance_uid"])
+        file = stored.spool_name_of_image(tx, image["row"]["sop_instance_uid"])
         try:
-            ds = read_header_dataset(web.services.spool.path(name or ""))
+            ds = read_header_dataset(web.services.spool.path(file or ""))
         except (DicomError, OSError):
             continue
-        return {"name": text_value(ds, "PatientName", 64), "id": text_value(ds, "PatientID", 64)}
+        name = clean_name(str(raw_value(ds, "PatientName") or ""))
+        return {"name": name, "id": text_value(ds, "PatientID", 64)}
     return {}

@@ -64,7 +64,10 @@ def test_a_result_outside_the_intended_use_is_withheld_unless_marking_is_set(
     assert shown(row, withhold=False).probability == 0.9
     study = "/studies/" + _one(make_client(), intended_use="outside", band="positive")
     assert "probability of pneumonia" not in make_client().get(study).text
-    assert "no probability is shown" in make_client().get(study).text
+    page = make_client().get(study).text
+    assert "no probability is shown" in page
+    assert "predicted" in page
+    assert "probability 0." not in page  # not in the timeline either
     marked = make_client(outside_intended_use="mark").get(study).text
     assert "probability of pneumonia" in marked
     assert "Outside the intended use." in marked
