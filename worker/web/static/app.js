@@ -13,7 +13,7 @@ function poll(part) {
         if (!answer.ok) throw new Error(String(answer.status));
         const html = await answer.text();
         if (html !== shown) {
-          if (shown !== null) replace(part, html);
+          replace(part, html); // the first answer too: the page may be older than it
           shown = html;
         }
         live.textContent = "";
