@@ -39,6 +39,7 @@ class Arrival:
     state: InstanceState = InstanceState.RECEIVED
     reason: str | None = None
     view_position: str | None = None
+    is_upload: bool = False  # came through the web page: never delivered
 
 
 class ArrivalOutcome(StrEnum):
@@ -52,8 +53,8 @@ def record_arrival(
     """Write the row of an object and raise its study's revision, in one transaction."""
     if spool_name_of(tx, arrival.sop_instance_uid) is not None:
         return ArrivalOutcome.KNOWN
-    backlog = _is_old(tx, arrival.study, max_age_days)
-    study_id = _lock_study(tx, arrival.study, backlog) if arrival.study else None
+    backlog = arrival.is_upload or _is_old(tx, arrival.study, max_age_days)
+    study_id = _lock_study(tx, arrival, backlog)
     row = {
         "study_id": study_id,
         "sop_instance_uid": arrival.sop_instance_uid,
@@ -69,6 +70,7 @@ def record_arrival(
         "backlog": backlog,
         "received_at": tx.now,
         "due_at": tx.now if arrival.state == InstanceState.RECEIVED else None,
+        "finished_at": None if arrival.state == InstanceState.RECEIVED else tx.now,
         "attempts": 0,
     }
     if _insert_or_ignore(tx, instances, row) is None:  # it came twice at the same moment
@@ -121,6 +123,7 @@ def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> boo
             attempts=0,
             lease_token=None,
             error=None,
+            finished_at=None,
         )
     )
     was_pending = row.state in (InstanceState.RECEIVED, InstanceState.PREPARED)
@@ -168,7 +171,10 @@ def _is_old(tx: Transaction, study: StudyHeader | None, max_age_days: int) -> bo
     return study.study_date < (tx.now - timedelta(days=max_age_days)).date()
 
 
-def _lock_study(tx: Transaction, study: StudyHeader, backlog: bool) -> int:
+def _lock_study(tx: Transaction, arrival: Arrival, backlog: bool) -> int | None:
+    study = arrival.study
+    if study is None:
+        return None
     row = {
         "study_instance_uid": study.study_instance_uid,
         "accession_number": study.accession_number,
@@ -178,6 +184,7 @@ def _lock_study(tx: Transaction, study: StudyHeader, backlog: bool) -> int:
         "age_years": study.age_years,
         "state": StudyState.RECEIVING,
         "backlog": backlog,
+        "is_upload": arrival.is_upload,
         "revision": 0,
         "reported_revision": 0,
         "image_count": 0,

@@ -16,6 +16,7 @@ from db.tables import (
     conflicts,
     erased_files,
     erasures,
+    feedback,
     instances,
     objects,
     outbox,
@@ -96,7 +97,7 @@ def erase(tx: Transaction, study_instance_uid: str, *, erased_by: str) -> list[s
     tx.conn.execute(sa.delete(outbox).where(outbox.c.study_id == id_))
     converted = objects.c.converted_from_id.is_not(None)
     tx.conn.execute(sa.delete(objects).where(objects.c.study_id == id_, converted))
-    for table in (objects, reports):
+    for table in (objects, reports, feedback):
         tx.conn.execute(sa.delete(table).where(table.c.study_id == id_))
     for table in (conflicts, pixels):
         tx.conn.execute(sa.delete(table).where(table.c.instance_id.in_(own)))

@@ -145,7 +145,7 @@ def _saliency(stored: StoredSaliency | None) -> dict[str, Any]:
 def _finish(
     tx: Transaction, stage: Stage, held: Claim, outcome: dict[str, Any]
 ) -> StudyProgress | None:
-    complete(tx, stage, held, outcome)
+    complete(tx, stage, held, outcome | {"finished_at": tx.now})
     tx.conn.execute(sa.delete(pixels).where(pixels.c.instance_id == held.id))
     study_id = sa.select(instances.c.study_id).where(instances.c.id == held.id)
     update = (

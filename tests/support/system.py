@@ -158,6 +158,7 @@ class System:
         defaults: dict[str, object] = {
             "HOME_DIR": self.home,
             "DICOM_PORT": 0,
+            "WEB_PORT": 0,
             "STUDY_SETTLE_S": 0.5,
             "MAX_STUDY_AGE_DAYS": 100_000,
             "SPOOL_RESERVE_MB": 10,
