@@ -8,15 +8,16 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from socketserver import BaseServer
-from typing import cast
+from typing import Any, cast
 
 from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicom_io.contexts import listener_contexts
-from worker import log
+from worker import fast_pdu, log
 from worker.receive import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Origin
 
 MAXIMUM_PDU_BYTES = 1 << 20  # 16 KiB, the usual default, costs half the speed
@@ -64,9 +65,35 @@ def start_server(
         (evt.EVT_CONN_OPEN, _refuse_strangers, [allowed_ips]),
         (evt.EVT_C_STORE, _handle_store, [store]),
     ]
-    server = ae.make_server((bind, port), evt_handlers=handlers, server_class=_Server)
+    if not fast_pdu.is_supported():
+        _log.warning(
+            "pynetdicom is not %s: receiving at half the speed, without a limit on PDU length",
+            fast_pdu.SUPPORTED_VERSION,
+        )
+    server = ae.make_server(
+        (bind, port),
+        evt_handlers=handlers,
+        contexts=_Shared(ae.supported_contexts),
+        server_class=_Server,
+        request_handler=_Handler,
+    )
     threading.Thread(target=server.serve_forever, name="scp", daemon=True).start()
     return server
+
+
+class _Shared(list[Any]):
+    """Presentation contexts, which pynetdicom copies deeply for each association but only reads."""
+
+    def __deepcopy__(self, _memo: object) -> list[Any]:
+        return list(self)
+
+
+class _Handler(RequestHandler):
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        if fast_pdu.is_supported():
+            fast_pdu.install(association, maximum_pdu_bytes=MAXIMUM_PDU_BYTES)
+        return association
 
 
 class _Server(ThreadedAssociationServer):
