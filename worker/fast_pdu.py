@@ -1,12 +1,14 @@
 """C-STORE data sets go from the socket straight into their file, within pynetdicom's associations.
 
 pynetdicom reads in pieces of 4096 bytes, copies each byte several times, runs its state machine
-for every PDU, and both threads of an association look for work a thousand times a second: half of
-a listener's CPU. It has no hook for that, so what reaches inside it is in this module and nowhere
-else, and holds for one version. With another one `install` is not to be called (`is_supported`).
+for every PDU, and both threads of an association look for work a thousand times a second and pass
+each request and answer between them: half of a listener's CPU. It has no hook for that, so what
+reaches inside it is in this module and nowhere else, and holds for one version. With another one
+`install` is not to be called (`is_supported`).
 
 Everything is still decided by pynetdicom: its state machine and its DIMSE provider see every PDU
-except the fragments of a data set, of which they are told only that the last one has come.
+except the fragments of a data set, of which they are told only that the last one has come. Its
+storage service serves the request, in the thread that has received it.
 """
 
 import os
@@ -15,11 +17,13 @@ import select
 import ssl
 import struct
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pynetdicom
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
@@ -50,6 +54,7 @@ def install(association: Association, *, maximum_pdu_bytes: int) -> None:
     dul._is_transport_event = receiver.look
     dul._run_loop_delay = 0  # `look` waits instead
     dimse: Any = association.dimse
+    dimse.msg_queue = receiver.messages
     dimse.get_msg = receiver.next_message
 
 
@@ -57,10 +62,27 @@ class _InvalidPdu(Exception):
     """Of a type or length that there is not, or longer than was agreed."""
 
 
+class _Messages(queue.Queue[Any]):
+    """Messages for the association's thread; requests to store are kept apart from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_store: deque[tuple[int, C_STORE]] = deque()
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        context_id, message = item
+        if isinstance(message, C_STORE):
+            self.to_store.append((context_id, message))
+        else:
+            super().put(item, block, timeout)
+
+
 class _Receiver:
     """Stands in for three methods of one association's DUL and DIMSE providers."""
 
     def __init__(self, association: Association, maximum_pdu_bytes: int) -> None:
+        self.messages = _Messages()
+        self._association: Any = association
         self._dul: Any = association.dul
         self._dimse: Any = association.dimse
         self._maximum_pdu_bytes = maximum_pdu_bytes
@@ -75,8 +97,11 @@ class _Receiver:
     def look(self) -> bool:
         """Wait a moment for what comes next (DULServiceProvider._is_transport_event)."""
         dul = self._dul
+        if self.messages.to_store:
+            self._serve(*self.messages.to_store.popleft())
+            return bool(dul._process_recv_primitive())
         if dul.to_user_queue.queue:  # the association's thread waits for messages only: wake it
-            self._dimse.msg_queue.put((None, None))
+            self.messages.put((None, None))
         if self._start < self._end:
             self.read()
             return True
@@ -96,9 +121,17 @@ class _Receiver:
         """The next DIMSE message, waiting a moment for it (DIMSEServiceProvider.get_msg)."""
         try:
             timeout_s = self._dimse.dimse_timeout if block else WAIT_S
-            return self._dimse.msg_queue.get(timeout=timeout_s)
+            return self.messages.get(timeout=timeout_s)
         except queue.Empty:
             return None, None
+
+    def _serve(self, context_id: int, request: C_STORE) -> None:
+        # An abort must not wait for this very thread, which is to send it.
+        self._association.abort = self._association._abort_nonblocking
+        try:
+            self._association._serve_request(request, context_id)
+        finally:
+            self._association.abort = self._association._abort_blocking
 
     def read(self) -> None:
         """Read a PDU, or as much of a data set as comes (DULServiceProvider._read_pdu_data)."""

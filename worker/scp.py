@@ -5,6 +5,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from socketserver import BaseServer
@@ -22,7 +23,8 @@ from worker.receive import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Origin
 
 MAXIMUM_PDU_BYTES = 1 << 20  # 16 KiB, the usual default, costs half the speed
 RECEIVE_BUFFER_BYTES = 4 << 20
-ASSOCIATIONS_MAX = 100
+WAITING_CONNECTIONS_MAX = 64
+ASSOCIATIONS_MAX = 100  # in each process
 ACSE_TIMEOUT_S = 15
 DIMSE_TIMEOUT_S = 60
 NETWORK_TIMEOUT_S = 60
@@ -32,20 +34,33 @@ _log = log.get("scp")
 Store = Callable[[Path, Origin], int]
 
 
+def bind_port(bind: str, port: int) -> socket.socket:
+    """A listening socket, for one server or for several processes; OSError if it is taken."""
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    listening = socket.socket(family)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Before it listens: accepted sockets inherit it.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        listening.bind((bind, port))
+        listening.listen(WAITING_CONNECTIONS_MAX)
+        listening.setblocking(False)  # another process may be quicker to accept
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
 def start_server(
+    listening: socket.socket,
     *,
     store: Store,
     temp_folder: Path,
     ae_title: str,
-    bind: str,
-    port: int,
     allowed_calling_ae_titles: tuple[str, ...] = (),
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = (),
 ) -> ThreadedAssociationServer:
-    """Listen in a thread of this process; raises OSError if the port is taken.
-
-    The server's real port is in its `server_address`.
-    """
+    """Accept associations in a thread of this process. The server closes the socket."""
     # Data sets go to a file as they arrive, undecoded; the file must lie beside the spool's,
     # or its rename would be a copy. Both are settings of the process.
     _config.STORE_RECV_CHUNKED_DATASET = True
@@ -71,10 +86,10 @@ def start_server(
             fast_pdu.SUPPORTED_VERSION,
         )
     server = ae.make_server(
-        (bind, port),
+        listening.getsockname(),
         evt_handlers=handlers,
         contexts=_Shared(ae.supported_contexts),
-        server_class=_Server,
+        server_class=cast(Any, partial(_Server, listening=listening)),
         request_handler=_Handler,
     )
     threading.Thread(target=server.serve_forever, name="scp", daemon=True).start()
@@ -97,14 +112,25 @@ class _Handler(RequestHandler):
 
 
 class _Server(ThreadedAssociationServer):
-    """Accepted sockets inherit a large receive buffer and a deadline of their own."""
+    """On a socket that listens already; accepted sockets get a deadline of their own."""
 
-    request_queue_size = 64
+    def __init__(self, *args: Any, listening: socket.socket, **kwargs: Any) -> None:
+        self._listening = listening
+        super().__init__(*args, **kwargs)
 
     def server_bind(self) -> None:
-        super().server_bind()
-        assert self.socket is not None  # it has just been bound
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        assert self.socket is not None  # socketserver has just made it
+        self.socket.close()
+        self.socket = self._listening
+        self.server_address = self.socket.getsockname()
+
+    def server_activate(self) -> None:
+        """It listens already."""
+
+    def server_close(self) -> None:
+        """Close our copy only: other processes may go on with theirs."""
+        assert self.socket is not None
+        self.socket.close()
 
     def shutdown(self) -> None:
         """Take no more connections, let associations end by themselves, then abort the rest."""

@@ -42,11 +42,12 @@ class Server:
 
 
 @contextmanager
-def listener(folder: Path) -> Iterator[Server]:
+def listener(folder: Path, **settings: object) -> Iterator[Server]:
     """`cxr-worker listen` with its broker and SQLite; nobody takes the work that it queues."""
     database = Database(f"sqlite:///{folder / 'cxr.db'}")
     schema.upgrade(database)
     env = {"CXR_HOME_DIR": str(folder), "CXR_DICOM_PORT": "0", "PYTHONPATH": str(ROOT)}
+    env |= {f"CXR_{name}": str(value) for name, value in settings.items()}
     listen = [sys.executable, "-m", "worker.cli", "listen"]
     with _process(embedded.command(folder), folder), _process(listen, folder, env) as process:
         port = _wait("cxr-worker listen", process, folder, lambda: home.published_port(folder))

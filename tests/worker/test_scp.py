@@ -38,14 +38,14 @@ class Scp:
         self.received: list[FileDataset] = []
         chunked, level = _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL
         self._restore = (chunked, level)
+        listening = scp.bind_port("127.0.0.1", 0)
+        self.port = listening.getsockname()[1]
         self.server = scp.start_server(
+            listening,
             store=self._store,
             temp_folder=self.temp,
             ae_title="CXR_WORKER",
-            bind="127.0.0.1",
-            port=0,
         )
-        self.port = self.server.server_address[1]
 
     def _store(self, path: Path, _origin: Origin) -> int:
         self.received.append(dcmread(BytesIO(path.read_bytes())))
