@@ -35,12 +35,13 @@ class Notifier:
     A woken worker takes whatever is due in its stage, not just the row that woke it. So a message
     goes out at once, and then the newest of those that came meanwhile, once per interval: the
     last one always does, and a burst of stores costs a burst of neither messages nor claims.
+    Deliveries wake one destination each; those are told apart.
     """
 
     def __init__(self, app: Celery, *, interval_s: float = INTERVAL_S) -> None:
         self._app = app
         self._interval_s = interval_s
-        self._newest: dict[str, str] = {}  # stage to key
+        self._newest: dict[tuple[str, str], str] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
@@ -48,7 +49,7 @@ class Notifier:
 
     def __call__(self, stage: str, key: str) -> None:
         with self._changed:
-            self._newest[stage] = key
+            self._newest[stage, key if stage == "deliver" else ""] = key
             self._changed.notify()
 
     def close(self) -> None:
@@ -65,5 +66,5 @@ class Notifier:
                 if not self._newest:
                     return
                 wakeups, self._newest = self._newest, {}
-            sent = [send(self._app, stage, key) for stage, key in wakeups.items()]
+            sent = [send(self._app, stage, key) for (stage, _), key in wakeups.items()]
             time.sleep(self._interval_s if all(sent) else _PAUSE_AFTER_FAILURE_S)
