@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from db.claims import DELIVER, Claim, complete, release
 from db.engine import Transaction
-from db.tables import DeliveryState, outbox, reports, studies
+from db.tables import DeliveryState, objects, outbox, studies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class DueDelivery:
     created_at: datetime
     sop_class_uid: str
     sop_instance_uid: str
+    transfer_syntax_uid: str
     payload: bytes  # a Part 10 file
 
 
@@ -25,11 +26,12 @@ def due_deliveries(tx: Transaction, claims: list[Claim]) -> list[DueDelivery]:
         sa.select(
             outbox.c.id,
             outbox.c.created_at,
-            reports.c.sop_class_uid,
-            reports.c.sop_instance_uid,
-            reports.c.payload,
+            objects.c.sop_class_uid,
+            objects.c.sop_instance_uid,
+            objects.c.transfer_syntax_uid,
+            objects.c.payload,
         )
-        .join(reports, reports.c.id == outbox.c.report_id)
+        .join(objects, objects.c.id == outbox.c.object_id)
         .where(outbox.c.id.in_([held.id for held in claims]))
     )
     rows = {row.id: row for row in tx.conn.execute(query)}
@@ -39,6 +41,7 @@ def due_deliveries(tx: Transaction, claims: list[Claim]) -> list[DueDelivery]:
             created_at=rows[held.id].created_at,
             sop_class_uid=rows[held.id].sop_class_uid,
             sop_instance_uid=rows[held.id].sop_instance_uid,
+            transfer_syntax_uid=rows[held.id].transfer_syntax_uid,
             payload=rows[held.id].payload,
         )
         for held in claims

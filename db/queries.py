@@ -11,10 +11,12 @@ from db.claims import STAGES
 from db.engine import Transaction
 from db.tables import (
     DeliveryState,
+    ObjectKind,
     StudyState,
     UtcDateTime,
     conflicts,
     instances,
+    objects,
     outbox,
     reports,
     studies,
@@ -161,14 +163,25 @@ def _conflict_events(tx: Transaction, study_id: int) -> list[Event]:
 
 def _report_events(tx: Transaction, study_id: int) -> list[Event]:
     events = []
-    made = tx.conn.execute(sa.select(reports).where(reports.c.study_id == study_id)).all()
-    uids = {row.id: row.sop_instance_uid for row in made}
-    for row in made:
-        detail = f"revision {row.revision}"
+    query = (
+        sa.select(
+            objects.c.kind, objects.c.sop_instance_uid, objects.c.created_at, reports.c.revision
+        )
+        .outerjoin(reports, reports.c.id == objects.c.report_id)
+        .where(objects.c.study_id == study_id)
+    )
+    for row in tx.conn.execute(query):
+        what = "report" if row.kind == ObjectKind.SR else row.kind
+        detail = None if row.revision is None else f"revision {row.revision}"
         uid = row.sop_instance_uid
-        events.append(Event(at=row.created_at, what="report", sop_instance_uid=uid, detail=detail))
-    for row in tx.conn.execute(sa.select(outbox).where(outbox.c.study_id == study_id)):
-        uid = uids[row.report_id]
+        events.append(Event(at=row.created_at, what=what, sop_instance_uid=uid, detail=detail))
+    query = (
+        sa.select(outbox, objects.c.sop_instance_uid)
+        .join(objects, objects.c.id == outbox.c.object_id)
+        .where(outbox.c.study_id == study_id)
+    )
+    for row in tx.conn.execute(query):
+        uid = row.sop_instance_uid
         if row.sent_at is not None:
             events.append(
                 Event(at=row.sent_at, what="sent", sop_instance_uid=uid, detail=row.destination)

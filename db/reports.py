@@ -8,7 +8,16 @@ import sqlalchemy as sa
 from db.claims import REPORT, Claim, complete
 from db.engine import Transaction
 from db.errors import RevisionChanged
-from db.tables import DeliveryState, StudyState, instances, outbox, reports, studies
+from db.tables import (
+    DeliveryState,
+    ObjectKind,
+    StudyState,
+    instances,
+    objects,
+    outbox,
+    reports,
+    studies,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +68,39 @@ class StudyResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuiltReport:
+class BuiltObject:
+    """One DICOM object that we made: a Part 10 file, and where it goes."""
+
+    kind: ObjectKind
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
+    transfer_syntax_uid: str
+    payload: bytes
+    destinations: tuple[str, ...]  # names; empty: the object stays in the database
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltReport:
+    """A study's report: its SR, then its saliency images, in the order in which they leave."""
+
     predecessor_uid: str | None
     content_digest: str
-    payload: bytes
-    destinations: tuple[str, ...]  # empty: the report stays in the database
+    objects: tuple[BuiltObject, ...]
+
+    def __post_init__(self) -> None:
+        kinds = [made.kind for made in self.objects]
+        if kinds[:1] != [ObjectKind.SR] or ObjectKind.SR in kinds[1:]:
+            raise ValueError(f"a report is one SR and then its images, not {kinds}")
+
+    @property
+    def sr(self) -> BuiltObject:
+        return self.objects[0]
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Where anything of the report goes, each named once."""
+        return tuple(dict.fromkeys(name for made in self.objects for name in made.destinations))
 
 
 def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
@@ -75,8 +109,18 @@ def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
         sa.select(instances).where(instances.c.study_id == study_id).order_by(instances.c.id)
     )
     newest = tx.conn.execute(
-        sa.select(reports)
-        .where(reports.c.study_id == study_id)
+        sa.select(
+            reports.c.content_digest,
+            objects.c.sop_class_uid,
+            objects.c.sop_instance_uid,
+            objects.c.series_instance_uid,
+        )
+        .join(objects, objects.c.report_id == reports.c.id)
+        .where(
+            reports.c.study_id == study_id,
+            objects.c.kind == ObjectKind.SR,
+            objects.c.converted_from_id.is_(None),
+        )
         .order_by(reports.c.revision.desc())
         .limit(1)
     ).one_or_none()
@@ -118,7 +162,7 @@ def record_report(
         values |= {
             "reported_at": tx.now,
             "delivered_at": None,
-            "sr_sop_instance_uid": report.sop_instance_uid,
+            "sr_sop_instance_uid": report.sr.sop_instance_uid,
         }
     current = sa.select(studies.c.revision).where(studies.c.id == held.id).with_for_update()
     if tx.conn.execute(current).scalar_one() != revision:
@@ -132,21 +176,34 @@ def _insert_report(tx: Transaction, study_id: int, revision: int, report: BuiltR
     insert = sa.insert(reports).values(
         study_id=study_id,
         revision=revision,
-        sop_class_uid=report.sop_class_uid,
-        sop_instance_uid=report.sop_instance_uid,
-        series_instance_uid=report.series_instance_uid,
         predecessor_uid=report.predecessor_uid,
         content_digest=report.content_digest,
-        payload=report.payload,
         created_at=tx.now,
     )
     report_id = tx.conn.execute(insert.returning(reports.c.id)).scalar_one()
-    for destination in report.destinations:
+    for made in report.objects:
+        insert_object(tx, study_id, report_id, made)
+
+
+def insert_object(tx: Transaction, study_id: int, report_id: int | None, made: BuiltObject) -> None:
+    """Keep an object for good, and queue it for its destinations."""
+    insert = sa.insert(objects).values(
+        study_id=study_id,
+        report_id=report_id,
+        kind=made.kind,
+        sop_class_uid=made.sop_class_uid,
+        sop_instance_uid=made.sop_instance_uid,
+        series_instance_uid=made.series_instance_uid,
+        transfer_syntax_uid=made.transfer_syntax_uid,
+        payload=made.payload,
+        created_at=tx.now,
+    )
+    object_id = tx.conn.execute(insert.returning(objects.c.id)).scalar_one()
+    for destination in made.destinations:
         tx.conn.execute(
             sa.insert(outbox).values(
                 study_id=study_id,
-                report_id=report_id,
-                kind="sr",
+                object_id=object_id,
                 destination=destination,
                 state=DeliveryState.PENDING,
                 created_at=tx.now,

@@ -36,6 +36,14 @@ class DeliveryState(StrEnum):
     FAILED = "failed"
 
 
+class ObjectKind(StrEnum):
+    """What an object that we made is for."""
+
+    SR = "sr"
+    SALIENCY = "saliency"
+    REJECTION = "rejection"
+
+
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
     """An aware UTC datetime; SQLite, which has no time zones, keeps it as UTC."""
 
@@ -178,15 +186,32 @@ reports = sa.Table(
     sa.Column("id", Id, primary_key=True),
     sa.Column("study_id", Id, sa.ForeignKey("studies.id"), nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("sop_class_uid", Uid, nullable=False),
-    sa.Column("sop_instance_uid", Uid, nullable=False, unique=True),
-    sa.Column("series_instance_uid", Uid, nullable=False),
     sa.Column("predecessor_uid", Uid),
     # Over everything that shows in the report: equal digests need no new report.
     sa.Column("content_digest", sa.String(64), nullable=False),
-    sa.Column("payload", sa.LargeBinary, nullable=False),  # the Part 10 file, as it is sent
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("study_id", "revision"),
+)
+
+# What we made, byte for byte as it is sent: built once, never changed.
+objects = sa.Table(
+    "objects",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("study_id", Id, sa.ForeignKey("studies.id"), nullable=False),
+    sa.Column("report_id", Id, sa.ForeignKey("reports.id")),  # null: a rejection note
+    sa.Column("kind", sa.String(16), nullable=False),
+    # The object that this one says again in another SOP class, for who takes only that one.
+    sa.Column("converted_from_id", Id, sa.ForeignKey("objects.id")),
+    sa.Column("sop_class_uid", Uid, nullable=False),
+    sa.Column("sop_instance_uid", Uid, nullable=False, unique=True),
+    sa.Column("series_instance_uid", Uid, nullable=False),
+    sa.Column("transfer_syntax_uid", Uid, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),  # a Part 10 file
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("converted_from_id", "sop_class_uid"),
+    sa.Index("ix_objects_study_id", "study_id"),
+    sa.Index("ix_objects_report_id", "report_id"),
 )
 
 outbox = sa.Table(
@@ -194,15 +219,14 @@ outbox = sa.Table(
     metadata,
     sa.Column("id", Id, primary_key=True),
     sa.Column("study_id", Id, sa.ForeignKey("studies.id"), nullable=False),
-    sa.Column("report_id", Id, sa.ForeignKey("reports.id"), nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("object_id", Id, sa.ForeignKey("objects.id"), nullable=False),
     sa.Column("destination", sa.String(255), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("sent_at", UtcDateTime),
     sa.Column("committed_at", UtcDateTime),
     *work_columns(),
-    sa.UniqueConstraint("report_id", "destination"),
+    sa.UniqueConstraint("object_id", "destination"),
     sa.Index("ix_outbox_state_destination_due_at", "state", "destination", "due_at"),
     sa.Index("ix_outbox_study_id", "study_id"),
 )

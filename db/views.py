@@ -20,11 +20,11 @@ LEFT JOIN studies s ON s.id = i.study_id
 
 DELIVERIES = """
 CREATE VIEW deliveries AS
-SELECT s.study_instance_uid, r.sop_instance_uid, o.kind, o.destination, o.state, o.attempts,
+SELECT s.study_instance_uid, m.sop_instance_uid, m.kind, o.destination, o.state, o.attempts,
        CASE WHEN o.state = 'pending' THEN o.due_at END AS next_attempt_at,
        o.sent_at, o.committed_at, o.error
 FROM outbox o
-JOIN reports r ON r.id = o.report_id
+JOIN objects m ON m.id = o.object_id
 JOIN studies s ON s.id = o.study_id
 """
 

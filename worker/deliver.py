@@ -13,7 +13,6 @@ from db.claims import DELIVER, claim_for
 from db.deliveries import DueDelivery
 from db.errors import LeaseLost
 from dicom_io import scu
-from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN
 from dicom_io.destination import Destination
 from dicom_io.errors import DestinationUnavailable
 from dicom_io.scu import SendObject, SendResult
@@ -73,7 +72,7 @@ def _send(
         SendObject(
             sop_class_uid=delivery.sop_class_uid,
             sop_instance_uid=delivery.sop_instance_uid,
-            transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,  # as every report is written
+            transfer_syntax_uid=delivery.transfer_syntax_uid,
             payload=delivery.payload,
         )
         for delivery in due

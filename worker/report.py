@@ -15,8 +15,10 @@ from pydicom.uid import generate_uid
 from db import reports
 from db.claims import REPORT, Claim
 from db.errors import RevisionChanged
-from db.reports import BuiltReport, InstanceSnapshot, StudyResult, StudySnapshot
+from db.reports import BuiltObject, BuiltReport, InstanceSnapshot, StudyResult, StudySnapshot
+from db.tables import ObjectKind
 from dicom_io import eligibility, sr
+from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN
 from dicom_io.errors import DicomError
 from dicom_io.read import age_years, read_header_dataset, text_value
 from worker import log
@@ -131,14 +133,19 @@ def _build(
             series_instance_uid=newest.series_instance_uid,
         ),
     )
-    return BuiltReport(
+    document = BuiltObject(
+        kind=ObjectKind.SR,
         sop_class_uid=content.sop_class_uid,
         sop_instance_uid=sop_instance_uid,
         series_instance_uid=series_instance_uid,
-        predecessor_uid=newest.sop_instance_uid if newest else None,
-        content_digest=digest,
+        transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
         payload=sr.build_report(content),
         destinations=_destinations(services, study, findings[0].dataset),
+    )
+    return BuiltReport(
+        predecessor_uid=newest.sop_instance_uid if newest else None,
+        content_digest=digest,
+        objects=(document,),
     )
 
 

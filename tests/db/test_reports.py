@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
@@ -5,7 +7,7 @@ from db import deliveries, queries, reports
 from db.claims import DELIVER, claim_for
 from db.engine import Database
 from db.errors import LeaseLost, RevisionChanged
-from db.tables import outbox, studies
+from db.tables import ObjectKind, outbox, studies
 from db.tables import reports as reports_table
 from tests.support import rows
 
@@ -30,6 +32,28 @@ def test_report_result_and_deliveries_commit_together(database: Database) -> Non
     assert (study["state"], study["band"], study["probability"]) == ("reported", "review", 0.4)
     assert study["sr_sop_instance_uid"] == "2.25.1"
     assert {row["destination"] for row in sent} == {"A@host:1", "B@host:2"}
+
+
+def test_the_objects_of_a_report_wait_in_their_order(database: Database) -> None:
+    _predicted(database)
+    document = rows.built_report("2.25.1", "A@host:1", "B@host:2")
+    picture = replace(document.sr, kind=ObjectKind.SALIENCY, sop_instance_uid="2.25.2",
+                      destinations=("A@host:1",))  # fmt: skip
+    built = replace(document, objects=(document.sr, picture))
+    held, revision = rows.claim_report(database)
+    with database.begin() as tx:
+        reports.record_report(tx, held, revision, rows.RESULT, built)
+    with database.read() as tx:
+        waiting = queries.find_deliveries(tx, rows.STUDY)
+        said = [(event.what, event.sop_instance_uid) for event in queries.timeline(tx, rows.STUDY)]
+    assert [(row["sop_instance_uid"], row["kind"], row["destination"]) for row in waiting] == [
+        ("2.25.1", "sr", "A@host:1"),
+        ("2.25.1", "sr", "B@host:2"),
+        ("2.25.2", "saliency", "A@host:1"),
+    ]
+    assert said[-2:] == [("report", "2.25.1"), ("saliency", "2.25.2")]
+    with pytest.raises(ValueError, match="one SR and then its images"):
+        replace(document, objects=(picture, document.sr))
 
 
 def test_a_report_of_a_study_that_has_changed_is_not_kept(database: Database) -> None:

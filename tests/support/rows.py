@@ -6,7 +6,8 @@ from db import arrivals, outcomes, reports
 from db.arrivals import Arrival, ArrivalOutcome, StudyHeader
 from db.claims import INFER, PREPARE, REPORT, Claim, claim
 from db.engine import Database
-from db.reports import BuiltReport, StudyResult
+from db.reports import BuiltObject, BuiltReport, StudyResult
+from db.tables import ObjectKind
 
 STUDY = "1.2.3"
 PICTURE = outcomes.StoredPixels(preprocess_version=1, rows=2, columns=2, data=b"\0\1\2\3")
@@ -80,15 +81,17 @@ def claim_report(database: Database, study: str = STUDY) -> tuple[Claim, int]:
 
 def built_report(uid: str, *destinations: str, **changes: Any) -> BuiltReport:
     values: dict[str, Any] = {
+        "kind": ObjectKind.SR,
         "sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.34",
         "sop_instance_uid": uid,
         "series_instance_uid": "2.25.1",
-        "predecessor_uid": None,
-        "content_digest": "digest",
+        "transfer_syntax_uid": "1.2.840.10008.1.2.1",
         "payload": b"report " + uid.encode(),
         "destinations": destinations,
     }
-    return BuiltReport(**(values | changes))
+    return BuiltReport(
+        predecessor_uid=None, content_digest="digest", objects=(BuiltObject(**(values | changes)),)
+    )
 
 
 def report(
