@@ -117,7 +117,15 @@ studies = sa.Table(
     sa.Column("model_version", sa.String(32)),
     sa.Column("sr_sop_instance_uid", Uid),
     *work_columns(),
-    sa.Index("ix_studies_backlog_due_at", "backlog", "due_at"),
+    # Of those that are due at all: most studies are done, and no look for work passes by them.
+    sa.Index(
+        "ix_studies_backlog_due_at",
+        "backlog",
+        "due_at",
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
+    sa.Index("ix_studies_state", "state"),
     sa.Index("ix_studies_received_at", "received_at"),
     sa.Index("ix_studies_accession_number", "accession_number"),
 )
@@ -228,5 +236,6 @@ outbox = sa.Table(
     *work_columns(),
     sa.UniqueConstraint("object_id", "destination"),
     sa.Index("ix_outbox_state_destination_due_at", "state", "destination", "due_at"),
+    sa.Index("ix_outbox_state_due_at", "state", "due_at", "id"),
     sa.Index("ix_outbox_study_id", "study_id"),
 )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from tests.bench import servers
@@ -89,7 +90,7 @@ def _compare(
 class Images:
     """CR images of one size, in one folder per sender; `renew` makes them all new objects."""
 
-    def __init__(self, folder: Path, size: Size, count: int) -> None:
+    def __init__(self, folder: Path, size: Size, count: int, *, chest: bool = False) -> None:
         self.count = count
         self.first = folder / "first"
         self.folders = [folder / f"sender-{number}" for number in range(SENDERS_MAX)]
@@ -99,6 +100,9 @@ class Images:
         for number in range(-1, count):
             root = _uid_root()
             pixels = noise.integers(0, 1 << 12, (size.rows, size.columns), np.uint16)
+            if chest:  # what the model analyses rather than rejects
+                picture = dicom.chest_pixels(1024, seed=max(number, 0))
+                pixels = cv2.resize(picture, (size.columns, size.rows))
             ds = dicom.chest(f"{root}.1", pixels=pixels)
             ds.SeriesInstanceUID, ds.SOPInstanceUID = f"{root}.2", f"{root}.3"
             dicom.write(ds, self.first if number < 0 else self.folders[number % SENDERS_MAX])
