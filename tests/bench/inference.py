@@ -87,10 +87,11 @@ def _compiled(network: Any) -> Callable[[Images], Any]:
 
 
 class InferenceWorker:
-    """A real worker on SQLite with an embedded broker; a run times it over prepared rows."""
+    """Real workers on SQLite with an embedded broker; a run times them over prepared rows."""
 
-    def __init__(self, home: Path, images: Images) -> None:
+    def __init__(self, home: Path, images: Images, count: int = 1) -> None:
         self._home = home
+        self._count = count
         self._images = images
         self._running = ExitStack()
         self._runs = 0
@@ -99,7 +100,8 @@ class InferenceWorker:
         self._home.mkdir()
         self._database = Database(f"sqlite:///{self._home / 'cxr.db'}")
         schema.upgrade(self._database)
-        url = self._running.enter_context(servers.role(self._home, "inference"))
+        role = servers.role(self._home, "inference", self._count)
+        url, self.pids = self._running.enter_context(role)
         self._app = make_app(url, publish_only=True)
         return self
 
@@ -113,7 +115,8 @@ class InferenceWorker:
         started = time.perf_counter()
         with self._database.begin() as tx:
             tx.conn.execute(sa.update(instances).values(due_at=tx.now).where(_WAITS))
-        send(self._app, "infer", "")
+        for _ in range(self._count):
+            send(self._app, "infer", "")
         while self._waiting():
             if time.perf_counter() - started > PREDICTED_WITHIN_S:
                 raise Failed(f"not predicted within {PREDICTED_WITHIN_S:.0f} s")

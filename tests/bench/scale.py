@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+import psutil
 import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
@@ -119,6 +121,9 @@ _PAYLOAD = {"sqlite": "zeroblob(200)", "postgresql": "decode(repeat('00', 200), 
 
 def main() -> int:
     options = _parse()
+    if options.workers:
+        Console().print(_workers(options.workers))
+        return 0
     found = []
     for kind in options.database or sorted(LIMITS_MS):
         for studies in options.studies or STUDIES:
@@ -139,8 +144,34 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
     parser.add_argument("--database", action="append", choices=LIMITS_MS)
     parser.add_argument("--studies", action="append", type=int)
+    parser.add_argument(
+        "--workers", action="append", type=int, help="time so many inference workers instead"
+    )
     parser.add_argument("--json", type=Path, default=ROOT / "var" / "bench-scale.json")
     return parser.parse_args()
+
+
+def _workers(counts: list[int]) -> Table:
+    """Throughput and memory of several inference workers on this machine's cores."""
+    from tests.bench.inference import InferenceWorker
+
+    images = np.random.default_rng(2).integers(0, 256, (256, 224, 224), np.uint8)
+    table = Table(title="inference workers on one machine")
+    for column in ("workers", "images/s", "PSS of all, MB"):
+        table.add_column(column, justify="right")
+    parent = ROOT / "var" / "bench"
+    parent.mkdir(parents=True, exist_ok=True)
+    for count in counts:
+        with (
+            tempfile.TemporaryDirectory(dir=parent) as folder,
+            InferenceWorker(Path(folder).resolve() / "home", images, count) as workers,
+        ):
+            for _ in range(count):
+                workers()  # each traces its batch sizes when the first of each comes
+            rate = statistics.median(workers() for _ in range(ROUNDS))
+            pss = sum(psutil.Process(pid).memory_full_info().pss for pid in workers.pids)
+            table.add_row(str(count), f"{rate:.1f}", f"{pss / 2**20:.0f}")
+    return table
 
 
 @contextlib.contextmanager
@@ -176,11 +207,15 @@ def _fill(database: Database, kind: str, studies: int) -> None:
                 values = values.replace("'2026-11-01'", "DATE '2026-11-01'")
             statement = f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM "
             with database.engine.begin() as conn:
+                if kind == "postgresql":
+                    conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 bound = {"count": studies, "due": DUE}
                 text = sa.text(statement + _SERIES[kind])
                 conn.execute(text, {k: v for k, v in bound.items() if f":{k}" in text.text})
     with database.engine.connect() as conn:
         autocommit = conn.execution_options(isolation_level="AUTOCOMMIT")
+        if kind == "postgresql":
+            autocommit.exec_driver_sql("SET statement_timeout = 0")
         autocommit.exec_driver_sql("VACUUM ANALYZE" if kind == "postgresql" else "ANALYZE")
 
 

@@ -8,7 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,14 +61,19 @@ def listener(folder: Path, **settings: object) -> Iterator[Server]:
 
 
 @contextmanager
-def role(folder: Path, name: str) -> Iterator[str]:
-    """`cxr-worker work --role …` on SQLite with a broker of its own; gives the broker's URL."""
+def role(folder: Path, name: str, count: int = 1) -> Iterator[tuple[str, list[int]]]:
+    """`cxr-worker work --role …`, so many of them, on SQLite with a broker of their own.
+
+    Gives the broker's URL and the workers' process ids.
+    """
     env = {"CXR_HOME_DIR": str(folder), "PYTHONPATH": str(ROOT)}
     work = [sys.executable, "-m", "worker.cli", "work", "--role", name]
-    with _process(embedded.command(folder), folder), _process(work, folder, env) as process:
-        log = folder / "server.log"
-        _wait(name, process, folder, lambda: f"{name} worker ready" in log.read_text() or None)
-        yield embedded.broker_url(folder)
+    log = folder / "server.log"
+    with _process(embedded.command(folder), folder), ExitStack() as stack:
+        workers = [stack.enter_context(_process(work, folder, env)) for _ in range(count)]
+        ready = f"{name} worker ready"
+        _wait(name, workers[0], folder, lambda: log.read_text().count(ready) >= count or None)
+        yield embedded.broker_url(folder), [worker.pid for worker in workers]
 
 
 def _count_rows(database: Database) -> int:
