@@ -99,6 +99,7 @@ class _Receiver:
         dul = self._dul
         if self.messages.to_store:
             self._serve(*self.messages.to_store.popleft())
+            self._answer_is_due = False
             return bool(dul._process_recv_primitive())
         if dul.to_user_queue.queue:  # the association's thread waits for messages only: wake it
             self.messages.put((None, None))
