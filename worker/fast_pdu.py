@@ -97,7 +97,7 @@ class _Receiver:
     def look(self) -> bool:
         """Wait a moment for what comes next (DULServiceProvider._is_transport_event)."""
         dul = self._dul
-        if self.messages.to_store:
+        if self.messages.to_store and self._association.is_established:
             self._serve(*self.messages.to_store.popleft())
             self._answer_is_due = False
             return bool(dul._process_recv_primitive())
