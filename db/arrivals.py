@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db.engine import Transaction
-from db.tables import InstanceState, StudyState, conflicts, instances, studies
+from db.tables import InstanceState, StudyState, conflicts, erased_files, instances, studies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +214,9 @@ def record_conflict(tx: Transaction, arrival: Arrival) -> None:
 
 
 def unknown_spool_names(tx: Transaction, names: list[str]) -> set[str]:
-    """Which of these spool files no row speaks of."""
+    """Which of these spool files no row speaks of, not even that of an erased study."""
     known: set[str] = set()
-    for column in (instances.c.spool_name, conflicts.c.spool_name):
+    for column in (instances.c.spool_name, conflicts.c.spool_name, erased_files.c.spool_name):
         known |= set(tx.conn.execute(sa.select(column).where(column.in_(names))).scalars())
     return set(names) - known
 

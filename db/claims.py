@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from db.engine import Transaction
 from db.errors import LeaseLost
-from db.tables import DeliveryState, InstanceState, instances, outbox, studies
+from db.tables import DeliveryState, InstanceState, destinations, instances, outbox, studies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,9 @@ REPORT = Stage(
     order=(studies.c.backlog, studies.c.due_at, studies.c.id),
 )
 
+_is_held = sa.exists().where(
+    destinations.c.name == outbox.c.destination, destinations.c.held_at.is_not(None)
+)
 _earlier = outbox.alias("earlier")
 DELIVER = Stage(
     name="deliver",
@@ -56,17 +59,28 @@ DELIVER = Stage(
     key=outbox.c.destination,
     waiting=sa.and_(
         outbox.c.state == DeliveryState.PENDING,
-        # Per destination and study, objects leave in the order in which they were made.
+        ~_is_held,
+        # Per destination and study, objects leave in the order in which they were made: together,
+        # but not while an earlier one waits for another try.
         ~sa.exists().where(
             _earlier.c.study_id == outbox.c.study_id,
             _earlier.c.destination == outbox.c.destination,
             _earlier.c.state == DeliveryState.PENDING,
             _earlier.c.id < outbox.c.id,
+            _earlier.c.due_at > outbox.c.due_at,
         ),
     ),
     order=(outbox.c.due_at, outbox.c.id),
 )
-STAGES = (PREPARE, INFER, REPORT, DELIVER)
+# Sent, and the destination is to be asked whether it answers for it; without that never due.
+COMMIT = Stage(
+    name="commit",
+    table=outbox,
+    key=outbox.c.destination,
+    waiting=sa.and_(outbox.c.state == DeliveryState.SENT, ~_is_held),
+    order=(outbox.c.due_at, outbox.c.id),
+)
+STAGES = (PREPARE, INFER, REPORT, DELIVER, COMMIT)
 
 
 @dataclass(frozen=True, kw_only=True)

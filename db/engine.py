@@ -57,6 +57,15 @@ class Database:
             with reader.begin():
                 yield Transaction(conn=reader, now=self._clock(reader))
 
+    def flush_log(self) -> None:
+        """Empty SQLite's log, in which deleted rows may still stand; a busy one is left alone."""
+        if self.is_sqlite:
+            raw = self.engine.raw_connection()
+            try:
+                raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                raw.close()
+
     def dispose(self) -> None:
         self.engine.dispose()
 

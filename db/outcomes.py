@@ -25,6 +25,14 @@ class StoredPixels:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredSaliency:
+    """Where the model looked in an instance: uint8, 255 the most, row by row, any small grid."""
+
+    columns: int
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What the model said of one instance, ready for the database."""
 
@@ -36,6 +44,7 @@ class Prediction:
     outside_intended_use: bool  # whatever the header says
     model_name: str
     model_version: str
+    saliency: StoredSaliency | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +100,7 @@ def prediction_outcome(tx: Transaction, prediction: Prediction) -> Outcome:
         "ood_score": prediction.ood_score,
         "model_name": prediction.model_name,
         "model_version": prediction.model_version,
+        **_saliency(prediction.saliency),
         "predicted_at": tx.now,
     }
     if prediction.outside_intended_use:
@@ -122,6 +132,7 @@ def dismissal_outcome(
         "probability": None,
         "band": None,
         "ood_score": ood_score,
+        **_saliency(None),
     }
 
 
@@ -136,6 +147,12 @@ def stored_pixels(tx: Transaction, instance_ids: list[int]) -> dict[int, StoredP
         )
         for row in rows
     }
+
+
+def _saliency(stored: StoredSaliency | None) -> dict[str, Any]:
+    if stored is None:
+        return {"saliency": None, "saliency_columns": None}
+    return {"saliency": stored.data, "saliency_columns": stored.columns}
 
 
 def record_outcomes(

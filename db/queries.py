@@ -1,6 +1,6 @@
 """What people ask: rows of the public views, one study's timeline, the state of the queues."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -25,6 +25,7 @@ from db.tables import (
 )
 
 COUNTED_MAX = 10_000  # a queue or a state that holds more is said to hold as many
+KEYS_AT_ONCE = 500  # SQLite bounds the parameters of one statement
 
 _TIMES = {
     "received_at",
@@ -34,6 +35,7 @@ _TIMES = {
     "next_attempt_at",
     "sent_at",
     "committed_at",
+    "retracted_at",
 }
 
 
@@ -53,7 +55,7 @@ study_results = _view(
     "study_results",
     """study_instance_uid accession_number patient_id issuer_of_patient_id study_date age_years
     intended_use probability band model_name model_version state image_count analysed_count
-    received_at reported_at delivered_at sr_sop_instance_uid revision error""",
+    received_at reported_at delivered_at sr_sop_instance_uid revision error retracted_at""",
 )
 instance_results = _view(
     "instance_results",
@@ -100,6 +102,60 @@ def find_instance_results(tx: Transaction, study_instance_uid: str) -> list[Mapp
     return _rows(tx, query.order_by(view.received_at, view.sop_instance_uid))
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnalysedImage:
+    """An instance's result and its study's, with the key that it was asked for by."""
+
+    key: str
+    study_instance_uid: str
+    patient: tuple[str, ...]
+    is_image: bool
+    state: str
+    reason: str | None
+    logit: float | None
+    model_name: str | None
+    model_version: str | None
+    intended_use: str | None
+    view_position: str | None
+    ood_score: float | None
+    age_years: float | None
+
+    def is_of(self, model_name: str, model_version: str) -> bool:
+        analysed_by = (self.model_name, self.model_version)
+        return self.logit is not None and analysed_by == (model_name, model_version)
+
+
+def find_analysed_images(tx: Transaction, key: str, values: Sequence[str]) -> list[AnalysedImage]:
+    """All instances of these studies, or these instances.
+
+    key: accession_number, study_instance_uid or sop_instance_uid. A study without a patient ID
+    is a patient of its own.
+    """
+    asked = instances.c.sop_instance_uid if key == "sop_instance_uid" else studies.c[key]
+    of_instance = (
+        *(instances.c.state, instances.c.reason, instances.c.is_image, instances.c.logit),
+        *(instances.c.model_name, instances.c.model_version, instances.c.intended_use),
+        *(instances.c.view_position, instances.c.ood_score),
+    )
+    query = (
+        sa.select(
+            *(asked.label("key"), studies.c.study_instance_uid, studies.c.age_years),
+            *(studies.c.patient_id, studies.c.issuer_of_patient_id),
+            *of_instance,
+        )
+        .join(studies, studies.c.id == instances.c.study_id)
+        .order_by(instances.c.id)
+    )
+    found = []
+    for start in range(0, len(values), KEYS_AT_ONCE):
+        for row in _rows(tx, query.where(asked.in_(values[start : start + KEYS_AT_ONCE]))):
+            plain = dict(row)
+            patient_id, issuer = plain.pop("patient_id"), plain.pop("issuer_of_patient_id")
+            patient = (patient_id, issuer or "") if patient_id else (row["study_instance_uid"],)
+            found.append(AnalysedImage(patient=patient, **plain))
+    return found
+
+
 def find_deliveries(tx: Transaction, study_instance_uid: str) -> list[Mapping[str, Any]]:
     query = sa.select(deliveries).where(deliveries.c.study_instance_uid == study_instance_uid)
     return _rows(tx, query)
@@ -115,15 +171,19 @@ class Event:
 
 def timeline(tx: Transaction, study_instance_uid: str) -> list[Event]:
     """Everything that happened to a study, from its first object to its last delivery."""
-    query = sa.select(studies.c.id).where(studies.c.study_instance_uid == study_instance_uid)
-    study_id = tx.conn.execute(query).scalar_one_or_none()
-    if study_id is None:
+    query = sa.select(studies.c.id, studies.c.retracted_at).where(
+        studies.c.study_instance_uid == study_instance_uid
+    )
+    study = tx.conn.execute(query).one_or_none()
+    if study is None:
         return []
     events = [
-        *_instance_events(tx, study_id),
-        *_conflict_events(tx, study_id),
-        *_report_events(tx, study_id),
+        *_instance_events(tx, study.id),
+        *_conflict_events(tx, study.id),
+        *_report_events(tx, study.id),
     ]
+    if study.retracted_at is not None:
+        events.append(Event(at=study.retracted_at, what="retracted"))
     return sorted(events, key=lambda event: event.at)
 
 
@@ -169,7 +229,11 @@ def _report_events(tx: Transaction, study_id: int) -> list[Event]:
     events = []
     query = (
         sa.select(
-            objects.c.kind, objects.c.sop_instance_uid, objects.c.created_at, reports.c.revision
+            objects.c.kind,
+            objects.c.sop_instance_uid,
+            objects.c.converted_from_id,
+            objects.c.created_at,
+            reports.c.revision,
         )
         .outerjoin(reports, reports.c.id == objects.c.report_id)
         .where(objects.c.study_id == study_id)
@@ -177,6 +241,8 @@ def _report_events(tx: Transaction, study_id: int) -> list[Event]:
     for row in tx.conn.execute(query):
         what = "report" if row.kind == ObjectKind.SR else row.kind
         detail = None if row.revision is None else f"revision {row.revision}"
+        if row.converted_from_id is not None:
+            detail = f"{detail}, in the SOP class that a destination takes"
         uid = row.sop_instance_uid
         events.append(Event(at=row.created_at, what=what, sop_instance_uid=uid, detail=detail))
     query = (
@@ -189,6 +255,11 @@ def _report_events(tx: Transaction, study_id: int) -> list[Event]:
         if row.sent_at is not None:
             events.append(
                 Event(at=row.sent_at, what="sent", sop_instance_uid=uid, detail=row.destination)
+            )
+        if row.committed_at is not None:
+            at = row.committed_at
+            events.append(
+                Event(at=at, what="committed", sop_instance_uid=uid, detail=row.destination)
             )
         elif row.error is not None or row.state == DeliveryState.FAILED:
             what = "delivery failed" if row.state == DeliveryState.FAILED else "delivery waits"

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from db.claims import REPORT, Claim, complete
 from db.engine import Transaction
 from db.errors import RevisionChanged
+from db.outcomes import StoredSaliency
 from db.tables import (
     DeliveryState,
     ObjectKind,
@@ -23,6 +24,8 @@ from db.tables import (
 @dataclass(frozen=True, kw_only=True)
 class InstanceSnapshot:
     sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str | None
     spool_name: str
     is_image: bool
     state: str
@@ -34,6 +37,7 @@ class InstanceSnapshot:
     band: str | None
     model_name: str | None
     model_version: str | None
+    saliency: StoredSaliency | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +55,10 @@ class StudySnapshot:
     study_instance_uid: str
     revision: int
     backlog: bool
+    retracted: bool  # withdrawn: no report of it leaves until it is released
     instances: tuple[InstanceSnapshot, ...]
     newest_report: EarlierReport | None
+    saliency_uids: frozenset[str]  # SOP instances of pictures that were made already
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +130,14 @@ def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
         .order_by(reports.c.revision.desc())
         .limit(1)
     ).one_or_none()
+    pictures = sa.select(objects.c.sop_instance_uid).where(
+        objects.c.study_id == study_id, objects.c.kind == ObjectKind.SALIENCY
+    )
     return StudySnapshot(
         study_instance_uid=study.study_instance_uid,
         revision=study.revision,
         backlog=study.backlog,
+        retracted=study.retracted_at is not None,
         instances=tuple(_instance(row) for row in rows),
         newest_report=None
         if newest is None
@@ -137,6 +147,7 @@ def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
             series_instance_uid=newest.series_instance_uid,
             content_digest=newest.content_digest,
         ),
+        saliency_uids=frozenset(tx.conn.execute(pictures).scalars()),
     )
 
 
@@ -185,12 +196,20 @@ def _insert_report(tx: Transaction, study_id: int, revision: int, report: BuiltR
         insert_object(tx, study_id, report_id, made)
 
 
-def insert_object(tx: Transaction, study_id: int, report_id: int | None, made: BuiltObject) -> None:
-    """Keep an object for good, and queue it for its destinations."""
+def insert_object(
+    tx: Transaction,
+    study_id: int,
+    report_id: int | None,
+    made: BuiltObject,
+    *,
+    converted_from_id: int | None = None,
+) -> int:
+    """Keep an object for good, and queue it for its destinations; returns its id."""
     insert = sa.insert(objects).values(
         study_id=study_id,
         report_id=report_id,
         kind=made.kind,
+        converted_from_id=converted_from_id,
         sop_class_uid=made.sop_class_uid,
         sop_instance_uid=made.sop_instance_uid,
         series_instance_uid=made.series_instance_uid,
@@ -198,7 +217,7 @@ def insert_object(tx: Transaction, study_id: int, report_id: int | None, made: B
         payload=made.payload,
         created_at=tx.now,
     )
-    object_id = tx.conn.execute(insert.returning(objects.c.id)).scalar_one()
+    object_id: int = tx.conn.execute(insert.returning(objects.c.id)).scalar_one()
     for destination in made.destinations:
         tx.conn.execute(
             sa.insert(outbox).values(
@@ -209,8 +228,10 @@ def insert_object(tx: Transaction, study_id: int, report_id: int | None, made: B
                 created_at=tx.now,
                 due_at=tx.now,
                 attempts=0,
+                refusals=0,
             )
         )
+    return object_id
 
 
 def record_report_failure(tx: Transaction, held: Claim, error: str) -> None:
@@ -221,6 +242,8 @@ def record_report_failure(tx: Transaction, held: Claim, error: str) -> None:
 def _instance(row: sa.Row[Any]) -> InstanceSnapshot:
     return InstanceSnapshot(
         sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        series_instance_uid=row.series_instance_uid,
         spool_name=row.spool_name,
         is_image=row.is_image,
         state=row.state,
@@ -232,4 +255,7 @@ def _instance(row: sa.Row[Any]) -> InstanceSnapshot:
         band=row.band,
         model_name=row.model_name,
         model_version=row.model_version,
+        saliency=None
+        if row.saliency is None
+        else StoredSaliency(columns=row.saliency_columns, data=row.saliency),
     )

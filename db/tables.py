@@ -116,6 +116,8 @@ studies = sa.Table(
     sa.Column("model_name", sa.String(64)),
     sa.Column("model_version", sa.String(32)),
     sa.Column("sr_sop_instance_uid", Uid),
+    # Withdrawn by `retract`: what is reported later stays in the database.
+    sa.Column("retracted_at", UtcDateTime),
     *work_columns(),
     # Of those that are due at all: most studies are done, and no look for work passes by them.
     sa.Index(
@@ -155,6 +157,8 @@ instances = sa.Table(
     sa.Column("band", sa.String(16)),
     sa.Column("model_name", sa.String(64)),
     sa.Column("model_version", sa.String(32)),
+    sa.Column("saliency", sa.LargeBinary),  # where the model looked: uint8, row by row
+    sa.Column("saliency_columns", sa.Integer),
     sa.Column("received_at", UtcDateTime, nullable=False),
     sa.Column("prepared_at", UtcDateTime),
     sa.Column("predicted_at", UtcDateTime),
@@ -233,9 +237,44 @@ outbox = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("sent_at", UtcDateTime),
     sa.Column("committed_at", UtcDateTime),
+    # How often the destination said no: to the object, or to the commitment for it.
+    sa.Column("refusals", sa.Integer, nullable=False, default=0),
+    sa.Column("transaction_uid", Uid),  # of the last request for storage commitment
     *work_columns(),
     sa.UniqueConstraint("object_id", "destination"),
     sa.Index("ix_outbox_state_destination_due_at", "state", "destination", "due_at"),
     sa.Index("ix_outbox_state_due_at", "state", "due_at", "id"),
     sa.Index("ix_outbox_study_id", "study_id"),
+    sa.Index("ix_outbox_transaction_uid", "transaction_uid"),
+)
+
+# Destinations that are spoken of: a row is locked while its deliveries are claimed.
+destinations = sa.Table(
+    "destinations",
+    metadata,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("held_at", UtcDateTime),  # null: not held
+    sa.Column("held_by", sa.String(16)),  # command or settings
+)
+
+# Who erased which study: all that `forget` leaves, and nothing of the patient.
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("study_instance_uid", Uid, nullable=False),
+    sa.Column("erased_at", UtcDateTime, nullable=False),
+    sa.Column("erased_by", sa.String(128), nullable=False),
+    sa.Column("instance_count", sa.Integer, nullable=False),
+    sa.Column("object_count", sa.Integer, nullable=False),
+    sa.Column("delivery_count", sa.Integer, nullable=False),
+    sa.Column("delivered_count", sa.Integer, nullable=False),
+    sa.Column("file_count", sa.Integer, nullable=False),
+)
+
+# Files of erased studies that are still to be removed; they are not adopted.
+erased_files = sa.Table(
+    "erased_files",
+    metadata,
+    sa.Column("spool_name", sa.String(255), primary_key=True),
 )

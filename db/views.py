@@ -5,7 +5,7 @@ CREATE VIEW study_results AS
 SELECT study_instance_uid, accession_number, patient_id, issuer_of_patient_id, study_date,
        age_years, intended_use, probability, band, model_name, model_version, state,
        image_count, analysed_count, received_at, reported_at, delivered_at,
-       sr_sop_instance_uid, revision, error
+       sr_sop_instance_uid, revision, error, retracted_at
 FROM studies
 """
 

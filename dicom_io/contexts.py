@@ -6,6 +6,8 @@ The list is short on purpose: an acceptor copies every context for each associat
 from typing import Any
 
 VERIFICATION = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"  # well-known, PS3.4 J.3.5
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -74,8 +76,14 @@ STORAGE_CONTEXTS: dict[str, tuple[str, ...]] = {
 
 
 def listener_contexts() -> list[Any]:
-    """Return the pynetdicom presentation contexts of the listener: storage and verification."""
+    """Return the pynetdicom presentation contexts of the listener.
+
+    Verification and storage as SCP; storage commitment as SCU alone: a destination opens an
+    association to report on what we asked it, and takes the role of SCP in it (PS3.4 J.3.3).
+    """
     from pynetdicom.presentation import build_context
 
+    commitment = build_context(STORAGE_COMMITMENT, list(UNCOMPRESSED))
+    commitment.scu_role, commitment.scp_role = False, True  # the requestor's
     contexts = [build_context(uid, list(syntaxes)) for uid, syntaxes in STORAGE_CONTEXTS.items()]
-    return [build_context(VERIFICATION, list(UNCOMPRESSED)), *contexts]
+    return [build_context(VERIFICATION, list(UNCOMPRESSED)), commitment, *contexts]

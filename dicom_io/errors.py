@@ -24,4 +24,4 @@ class UnsupportedPixels(DicomError):
 
 
 class DestinationUnavailable(Exception):
-    """No association with a destination: refused, aborted, unreachable or timed out."""
+    """A destination cannot be used now, whatever the object: unreachable, refused, timed out."""

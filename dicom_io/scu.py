@@ -15,11 +15,12 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
-from pynetdicom import AE, _config, evt
+from pynetdicom import _config
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.status import code_to_category
 
+from dicom_io.association import Timeouts, associated
 from dicom_io.contexts import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -28,25 +29,11 @@ from dicom_io.contexts import (
 from dicom_io.destination import Destination
 from dicom_io.errors import DestinationUnavailable
 
-# Send files in pieces, as they are; and never print a PDU or a data set into a log.
-_config.STORE_SEND_CHUNKED_DATASET = True
-_config.LOG_HANDLER_LEVEL = "none"
-_config.LOG_REQUEST_IDENTIFIERS = False
-_config.LOG_RESPONSE_IDENTIFIERS = False
+_config.STORE_SEND_CHUNKED_DATASET = True  # send files in pieces, as they are
 
 logger = logging.getLogger(__name__)
 
 CONTEXTS_MAX = 128  # PS3.8 9.3.2.2: odd numbers of one byte
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timeouts:
-    """How long each kind of waiting may last."""
-
-    connection_s: float = 5
-    acse_s: float = 10
-    dimse_s: float = 30
-    network_s: float = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +50,14 @@ class SendObject:
 class SendResult:
     """What became of one object: `error` is None when the destination has it.
 
-    status: the C-STORE status (PS3.4 B.2.3), None where none came.
+    status: the C-STORE status (PS3.4 B.2.3), None where none came. refused: the destination has
+    looked at the object and does not take it.
     """
 
     sop_instance_uid: str
     status: int | None
     error: str | None
+    refused: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +83,45 @@ def send(
     Raises DestinationUnavailable when no association comes about, ValueError when the objects
     need more than 128 presentation contexts.
     """
-    contexts = _contexts(objects)
-    if len(contexts) > CONTEXTS_MAX:
-        raise ValueError(f"{len(contexts)} presentation contexts, at most {CONTEXTS_MAX} fit")
     if not objects:
         return []
-    with _association(destination, calling_ae_title, contexts, timeouts or Timeouts()) as assoc:
-        return [_store(assoc, item) for item in objects]
+    syntaxes = {(item.sop_class_uid, item.transfer_syntax_uid): None for item in objects}
+    with storing(list(syntaxes), destination, calling_ae_title, timeouts) as peer:
+        return [peer.store(item) for item in objects]
+
+
+class StoragePeer:
+    """A destination while an association with it lasts."""
+
+    def __init__(self, assoc: Association) -> None:
+        self._assoc = assoc
+
+    def accepts(self, sop_class_uid: str) -> bool:
+        contexts = self._assoc.accepted_contexts
+        return any(context.abstract_syntax == sop_class_uid for context in contexts)
+
+    def store(self, item: SendObject) -> SendResult:
+        """C-STORE one object; whatever happens to it is in the result."""
+        return _store(self._assoc, item)
+
+
+@contextmanager
+def storing(
+    proposed: Sequence[tuple[str, str]],
+    destination: Destination,
+    calling_ae_title: str,
+    timeouts: Timeouts | None = None,
+) -> Iterator[StoragePeer]:
+    """Hold an association open for objects of these SOP classes and transfer syntaxes.
+
+    Raises DestinationUnavailable when no association comes about, ValueError when they need more
+    than 128 presentation contexts.
+    """
+    contexts = _contexts(proposed)
+    if len(contexts) > CONTEXTS_MAX:
+        raise ValueError(f"{len(contexts)} presentation contexts, at most {CONTEXTS_MAX} fit")
+    with associated(destination, calling_ae_title, contexts, timeouts) as assoc:
+        yield StoragePeer(assoc)
 
 
 def send_files(
@@ -126,8 +147,8 @@ def send_files(
         yield FileResult(path=path, sop_instance_uid=None, status=None, error=item,
                          done=done, total=len(paths))  # fmt: skip
     for group in _groups(found):
-        contexts = _contexts([item for _, item in group])
-        with _association(destination, calling_ae_title, contexts, timeouts or Timeouts()) as assoc:
+        contexts = _contexts([(it.sop_class_uid, it.transfer_syntax_uid) for _, it in group])
+        with associated(destination, calling_ae_title, contexts, timeouts) as assoc:
             for path, item in group:
                 result = _store(assoc, item)
                 done += 1
@@ -151,7 +172,7 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
 def echo(destination: Destination, calling_ae_title: str, timeouts: Timeouts | None = None) -> None:
     """C-ECHO. Returns when the destination answers Success, else raises DestinationUnavailable."""
     contexts = [build_context(VERIFICATION, [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN])]
-    with _association(destination, calling_ae_title, contexts, timeouts or Timeouts()) as assoc:
+    with associated(destination, calling_ae_title, contexts, timeouts) as assoc:
         if not assoc.accepted_contexts:
             raise DestinationUnavailable(f"{destination} does not accept verification")
         status = assoc.send_c_echo().get("Status")
@@ -160,64 +181,16 @@ def echo(destination: Destination, calling_ae_title: str, timeouts: Timeouts | N
             raise DestinationUnavailable(f"{destination}: {answer} to C-ECHO")
 
 
-@contextmanager
-def _association(
-    destination: Destination,
-    calling_ae_title: str,
-    contexts: list[PresentationContext],
-    timeouts: Timeouts,
-) -> Iterator[Association]:
-    opened: list[bool] = []
-
-    def bound_the_socket(event: evt.Event) -> None:
-        # Half a PDU and then silence outlasts pynetdicom's own network timeout.
-        opened.append(True)
-        wrapped = event.assoc.dul.socket
-        if wrapped is not None and wrapped.socket is not None:
-            wrapped.socket.settimeout(timeouts.network_s)
-
-    ae = AE(ae_title=calling_ae_title)
-    ae.connection_timeout = timeouts.connection_s
-    ae.acse_timeout = timeouts.acse_s
-    ae.dimse_timeout = timeouts.dimse_s
-    ae.network_timeout = timeouts.network_s
-    assoc = ae.associate(
-        destination.host,
-        destination.port,
-        contexts=contexts,
-        ae_title=destination.ae_title,
-        evt_handlers=[(evt.EVT_CONN_OPEN, bound_the_socket)],
-    )
-    # pynetdicom ends an association without an accepted context: the objects' fault, not its.
-    if not assoc.is_established and not assoc.rejected_contexts:
-        raise DestinationUnavailable(f"{destination}: {_refusal(assoc, bool(opened))}")
-    try:
-        yield assoc
-    finally:
-        if assoc.is_established:
-            assoc.release()
-
-
-def _refusal(assoc: Association, connected: bool) -> str:
-    if not connected:
-        return "cannot connect"
-    if assoc.is_rejected:
-        primitive = assoc.acceptor.primitive
-        reason = getattr(primitive, "reason_str", "") or "no reason given"
-        return f"association rejected ({reason})"
-    return "association aborted, or not answered in time"
-
-
-def _contexts(objects: Sequence[SendObject]) -> list[PresentationContext]:
+def _contexts(proposed: Iterable[tuple[str, str]]) -> list[PresentationContext]:
     """Return one context for each pair of SOP class and transfer syntax, and no more than needed.
 
     Explicit VR is offered in Implicit VR too, which every SCP must take (PS3.5 10.1).
     """
     pairs: dict[tuple[str, str], None] = {}
-    for item in objects:
-        pairs[item.sop_class_uid, item.transfer_syntax_uid] = None
-        if item.transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
-            pairs[item.sop_class_uid, IMPLICIT_VR_LITTLE_ENDIAN] = None
+    for sop_class, syntax in proposed:
+        pairs[sop_class, syntax] = None
+        if syntax == EXPLICIT_VR_LITTLE_ENDIAN:
+            pairs[sop_class, IMPLICIT_VR_LITTLE_ENDIAN] = None
     return [build_context(sop_class, syntax) for sop_class, syntax in pairs]
 
 
@@ -255,30 +228,35 @@ def _send_object(path: Path) -> SendObject | str:
 
 
 def _store(assoc: Association, item: SendObject) -> SendResult:
-    def result(status: int | None, error: str | None) -> SendResult:
-        return SendResult(sop_instance_uid=item.sop_instance_uid, status=status, error=error)
+    def not_sent(error: str) -> SendResult:
+        return SendResult(sop_instance_uid=item.sop_instance_uid, status=None, error=error)
 
     if assoc.accepted_contexts and not assoc.is_established:
-        return result(None, "the association ended before this object")
+        return not_sent("the association ended before this object")
     try:
         with _as_file(item.payload) as path:
             dataset = _what_to_send(assoc, item, path)
             if dataset is None:
-                return result(None, _not_accepted(item))
+                return not_sent(_not_accepted(item))
             status = assoc.send_c_store(dataset).get("Status")
     except OSError as error:
-        return result(None, f"cannot be read ({error.strerror or type(error).__name__})")
+        return not_sent(f"cannot be read ({error.strerror or type(error).__name__})")
     except Exception as error:  # one bad object must not cost the others their turn
         logger.warning(
             "object not sent: %s",
             type(error).__name__,
             extra={"sop_instance_uid": item.sop_instance_uid},
         )
-        return result(None, f"cannot be sent ({type(error).__name__})")
+        return not_sent(f"cannot be sent ({type(error).__name__})")
     if status is None:
-        return result(None, "no valid answer to C-STORE")
-    taken = code_to_category(status) in ("Success", "Warning")
-    return result(status, None if taken else f"refused with status 0x{status:04X}")
+        return not_sent("no valid answer to C-STORE")
+    refused = code_to_category(status) not in ("Success", "Warning")
+    return SendResult(
+        sop_instance_uid=item.sop_instance_uid,
+        status=status,
+        error=f"refused with status 0x{status:04X}" if refused else None,
+        refused=refused,
+    )
 
 
 @contextmanager

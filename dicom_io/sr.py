@@ -19,6 +19,7 @@ from dicom_io.sr_report import (
     ImageFinding,
     ModelIdentity,
     Predecessor,
+    SaliencyReference,
     StudyReport,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "ImageFinding",
     "ModelIdentity",
     "Predecessor",
+    "SaliencyReference",
     "StudyReport",
     "as_text",
     "build_report",

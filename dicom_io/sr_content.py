@@ -1,5 +1,7 @@
 """The SR's content tree: TID 1500 with one planar measurement group (TID 1410) for each image."""
 
+import re
+
 import highdicom.sr as hd
 import numpy as np
 from highdicom.sr import RelationshipTypeValues as Relation
@@ -7,9 +9,11 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from dicom_io.exposure import exposure_of
 from dicom_io.identity import MANUFACTURER, MODEL_NAME, derived_uid
+from dicom_io.made import ascii_text, device_uid_of, software_versions
 from dicom_io.read import integer_value, text_value
-from dicom_io.sr_header import CODING_SCHEME, ascii_text, device_uid_of, software_versions
+from dicom_io.sr_header import CODING_SCHEME
 from dicom_io.sr_report import ImageFinding, StudyReport
 
 LANGUAGE = hd.CodedConcept("en-US", "RFC5646", "English (United States)")
@@ -18,6 +22,7 @@ LUNG = Code("39607008", "SCT", "Lung")
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")  # of CID 100
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 COMMENT = Code("121106", "DCM", "Comment")
+ILLUSTRATION = Code("121200", "DCM", "Illustration of ROI")
 CONCLUSION = Code("121077", "DCM", "Conclusion")
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 BAND = Code("band", CODING_SCHEME, "Review band")
@@ -36,7 +41,9 @@ OUTLINE_STATEMENT = "the outline is where the model looked, not a segmented lesi
 
 def report_content(report: StudyReport) -> Dataset:
     """Return the root CONTAINER item."""
-    root = hd.ContainerContentItem(name=codes.cid7021.ImagingMeasurementReport, template_id="1500")
+    root = hd.ContainerContentItem(
+        name=codes.cid7021.ImagingMeasurementReport, is_content_continuous=False, template_id="1500"
+    )
     root.ContentSequence = hd.ContentSequence()
     root.ContentSequence.extend(hd.LanguageOfContentItemAndDescendants(LANGUAGE))
     root.ContentSequence.extend(_observation_context(report))
@@ -47,14 +54,15 @@ def report_content(report: StudyReport) -> Dataset:
             relationship_type=Relation.HAS_CONCEPT_MOD,
         )
     )
-    shown = [] if report.is_withheld else [i for i in report.images if i.is_analysed]
+    shown = [image for image in report.images if report.is_shown(image)]
     if shown:
         root.ContentSequence.append(_image_library(shown))
+    root.ContentSequence.append(_statements(report))  # first what a reader must know
+    if shown:
         measurements = _container(codes.DCM.ImagingMeasurements)
         for image in shown:
             measurements.ContentSequence.extend(_measurement_group(image, report))
         root.ContentSequence.append(measurements)
-    root.ContentSequence.append(_statements(report))
     return root
 
 
@@ -137,12 +145,28 @@ def _measurement_group(
             ),
         ],
     )
-    text = f"{probability_text(image.probability, report.prevalence)} Band: {image.band}."
-    warning = intended_use_text(report)
-    comment = f"{text} {warning}" if warning else text
+    said = [
+        f"{_image_name(image, report)}.",
+        probability_text(image.probability, report.prevalence),
+        f"Band: {image.band}.",
+        f"In the image, {outline}.",
+    ]
+    if image.saliency is not None:
+        said.append("A picture of where the model looked is in a series of its own.")
+    said += warnings(report, unlike_training=image.unlike_training)
+    group[0].ContinuityOfContent = "SEPARATE"
     items = group[0].ContentSequence
     first = next(n for n, item in enumerate(items) if item.RelationshipType == "CONTAINS")
-    items.insert(first, _text(COMMENT, f"{comment} In the image, {outline}."))
+    items.insert(first, _text(COMMENT, " ".join(said)))
+    if image.saliency is not None:
+        items.append(
+            hd.ImageContentItem(
+                name=ILLUSTRATION,
+                referenced_sop_class_uid=image.saliency.sop_class_uid,
+                referenced_sop_instance_uid=image.saliency.sop_instance_uid,
+                relationship_type=Relation.CONTAINS,
+            )
+        )
     return group
 
 
@@ -180,15 +204,18 @@ def _algorithm(report: StudyReport) -> hd.AlgorithmIdentification:
 def _statements(report: StudyReport) -> hd.ContainerContentItem:
     """Everything that a reader must know besides the numbers; this container takes TEXT."""
     container = _container(QUALITATIVE_EVALUATIONS)
-    items = container.ContentSequence
-    items.append(_text(CONCLUSION, conclusion_text(report)))
-    warning = intended_use_text(report)
-    if warning:
-        items.append(_text(COMMENT, warning))
-    for number, image in enumerate(report.images, start=1):
-        if not image.is_analysed:
-            items.append(_text(COMMENT, _not_analysed_text(number, image, report)))
-    items.append(_text(COMMENT, RESEARCH_STATEMENT))
+    said = [
+        RESEARCH_STATEMENT,
+        intended_use_text(report),
+        *(
+            not_shown_text(image, report)
+            for image in report.images
+            if not report.is_shown(image) and not (image.is_analysed and report.is_withheld)
+        ),
+        model_text(report),
+    ]
+    container.ContentSequence.append(_text(CONCLUSION, conclusion_text(report)))
+    container.ContentSequence.extend([_text(COMMENT, text) for text in said])
     return container
 
 
@@ -201,32 +228,77 @@ def probability_text(probability: float | None, prevalence: float) -> str:
 
 
 def conclusion_text(report: StudyReport) -> str:
+    warning = " ".join(warnings(report, unlike_training=report.unlike_training))
     if report.is_withheld:
-        return "No probability is reported: it is withheld for this study, see the comments."
+        return f"No probability is reported for this study. {warning}"
     if report.probability is None or report.band is None:
         return "No image of this study was analysed. This says nothing about pneumonia."
-    count = sum(image.is_analysed for image in report.images)
-    return (
-        f"{probability_text(report.probability, report.prevalence)} Band: {report.band}. "
-        f"Highest of {count} analysed of {len(report.images)} images."
-    )
+    analysed = [image for image in report.images if image.is_analysed]
+    exposures = len({exposure_of(image.dataset) for image in analysed})
+    of = f"Highest of {len(analysed)} analysed of {len(report.images)} images"
+    if exposures < len(analysed):
+        of += f", which are {exposures} exposure{'s' if exposures > 1 else ''}"
+    said = probability_text(report.probability, report.prevalence)
+    return f"{said} Band: {report.band}. {of}. {warning}".rstrip()
 
 
-def intended_use_text(report: StudyReport) -> str | None:
-    """Return the warning for a patient for whom the model is not known to work, or None."""
-    made_for = ascii_text(report.intended_use_text, 512)
+def warnings(report: StudyReport, *, unlike_training: bool) -> list[str]:
+    """Return the warning beside a number (or instead of it), with each reason; else nothing."""
+    why = []
+    if report.intended_use == "outside":
+        why.append("the patient's age is outside the intended use of the model")
+    elif report.intended_use != "inside":
+        why.append("the patient's age is unknown, so the intended use may not cover it")
+    if unlike_training:
+        why.append("the image is unlike those that the model was trained on")
+    if not why:
+        return []
     what = "Probability withheld" if report.is_withheld else "Not validated for this patient"
-    match report.intended_use:
-        case "inside":
-            return None
-        case "outside" if report.unlike_training:
-            what = "Probability withheld" if report.is_withheld else "Not to be relied on"
-            why = "the image is unlike those that the model was trained on"
-        case "outside":
-            why = "outside the intended use of the model"
-        case _:
-            why = "patient's age unknown, so it is not known whether the intended use covers it"
-    return f"WARNING: {what}: {why} ({made_for})."
+    if report.intended_use == "inside" and not report.is_withheld:
+        what = "Not to be relied on"
+    return [f"WARNING: {what}: {'; and '.join(why)}."]
+
+
+def intended_use_text(report: StudyReport) -> str:
+    """Say for whom the model was made, and whether this patient and picture are among them."""
+    age = {"inside": "inside it", "outside": "outside of it"}.get(report.intended_use, "unknown")
+    made_for = ascii_text(report.intended_use_text, 512)
+    said = f"Intended use of the model: {made_for} The age of this patient is {age}."
+    if report.unlike_training:
+        said += " The image is unlike those that the model was trained on."
+    return said
+
+
+def model_text(report: StudyReport) -> str:
+    """Say which model spoke, where its bands begin, and how it did on its validation set."""
+    name = ascii_text(f"{report.model.name} {report.model.version}", 128)
+    return f"Model: {name}. Bands: {ascii_text(report.operating_point, 768)}."
+
+
+def not_shown_text(image: ImageFinding, report: StudyReport) -> str:
+    """Say of an image why its probability is not in the report."""
+    name = _image_name(image, report)
+    uid = _uid(image, "SOPInstanceUID")
+    if image.is_analysed:
+        why = "unlike those that the model was trained on"
+        return f"{name}: probability withheld, the image is {why}. ({uid})"
+    reason = ascii_text(image.reason or "no reason recorded", 256)
+    return f"{name} was not analysed: {reason}. ({uid})"
+
+
+def _image_name(image: ImageFinding, report: StudyReport) -> str:
+    """Name an image as a viewer does, as far as its header tells."""
+    number = next(n for n, other in enumerate(report.images, start=1) if other is image)
+    view = text_value(image.dataset, "ViewPosition", 16) or ""
+    series = integer_value(image.dataset, "SeriesNumber")
+    instance = integer_value(image.dataset, "InstanceNumber")
+    details = [
+        *([view] if re.fullmatch(r"[A-Z]{2,4}", view, re.ASCII) else []),
+        *([f"series {series}"] if series is not None else []),
+        *([f"image {instance}"] if instance is not None else []),
+    ]
+    said = f" ({', '.join(details)})" if details else ""
+    return f"Image {number} of {len(report.images)}{said}"
 
 
 def percent(probability: float | None) -> str:
@@ -240,14 +312,11 @@ def _percent_value(probability: float | None) -> float:
     return round(probability * 100, 1)
 
 
-def _not_analysed_text(number: int, image: ImageFinding, report: StudyReport) -> str:
-    reason = ascii_text(image.reason or "no reason recorded", 256)
-    uid = _uid(image, "SOPInstanceUID")
-    return f"Image {number} of {len(report.images)} was not analysed: {reason}. ({uid})"
-
-
 def _container(name: Code) -> hd.ContainerContentItem:
-    item = hd.ContainerContentItem(name=name, relationship_type=Relation.CONTAINS)
+    """Separate items: a viewer then shows each with the name of what it says."""
+    item = hd.ContainerContentItem(
+        name=name, is_content_continuous=False, relationship_type=Relation.CONTAINS
+    )
     item.ContentSequence = hd.ContentSequence()
     return item
 

@@ -22,12 +22,22 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SaliencyReference:
+    """The Secondary Capture that shows where the model looked."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageFinding:
     """One image of the study: analysed (probability and band) or not (a reason).
 
     dataset: the image's header; pixel data is not needed and the data set is never changed.
     probability: calibrated, at the site's prevalence, 0 to 1. band: negative, review or positive.
     outline: where the model looked, a closed line of (column, row) in pixels; None: the frame.
+    unlike_training: the picture is unlike those that the model was trained on.
     """
 
     dataset: Dataset
@@ -35,6 +45,8 @@ class ImageFinding:
     band: str | None = None
     reason: str | None = None
     outline: Outline | None = None
+    saliency: SaliencyReference | None = None
+    unlike_training: bool = False
 
     @property
     def is_analysed(self) -> bool:
@@ -57,9 +69,9 @@ class StudyReport:
     probability, band: the study's conclusion, None when no image was analysed.
     operating_point: what the thresholds stand for, with sensitivity and specificity.
     prevalence: what the probabilities assume, 0 to 1.
-    intended_use: inside, outside or unknown; intended_use_text: for whom the model was made.
-    unlike_training: outside because the image is unlike those that the model was trained on.
-    withhold: name no probability when the patient is not inside the intended use.
+    intended_use: of the patient's age, inside, outside or unknown; intended_use_text: for whom
+    the model was made. unlike_training: of the image that the conclusion comes from.
+    withhold: name no probability outside the intended use, be it for the age or for a picture.
     created_at: aware. It is written in the images' own time zone, else in `timezone`.
     """
 
@@ -90,5 +102,15 @@ class StudyReport:
             raise ValueError("created_at must carry a time zone")
 
     @property
+    def is_inside(self) -> bool:
+        return self.intended_use == "inside" and not self.unlike_training
+
+    @property
     def is_withheld(self) -> bool:
-        return self.withhold and self.intended_use != "inside"
+        """Whether the study's own probability is withheld, and with it every image's."""
+        return self.withhold and not self.is_inside
+
+    def is_shown(self, image: ImageFinding) -> bool:
+        """Whether an image's probability may be named."""
+        unlike = self.withhold and image.unlike_training
+        return image.is_analysed and not self.is_withheld and not unlike

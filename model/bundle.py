@@ -19,6 +19,7 @@ from model.errors import BundleError
 FORMAT = 2  # of the manifest
 MANIFEST = "manifest.json"
 WEIGHTS = "model.keras"
+FINDING = "Pneumonia"  # of a manifest that names none; what the worker's reports speak of
 UNLIKE_TRAINING = "unlike the training images"  # why a picture beyond the far limit is rejected
 SHIPPED = "efficientnet-lite0-0.2.0"
 
@@ -83,7 +84,10 @@ class Ood:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What a manifest says. `metrics` are plain numbers by name, of the validation set."""
+    """What a manifest says. `metrics` are plain numbers by name, of the validation set.
+
+    finding: what the probability is of.
+    """
 
     path: Path
     name: str
@@ -103,6 +107,7 @@ class Bundle:
     ood: Ood
     metrics: Mapping[str, float]
     license: str
+    finding: str = FINDING
 
     @property
     def weights_path(self) -> Path:
@@ -156,6 +161,7 @@ class _Reader:
             "",
             "format name version weights_sha256 input_shape preprocess calibration training "
             "operating_points intended_use ood metrics license",
+            optional="finding",
         )
         if self.integer(fields, "format") != FORMAT:
             self.fail("format", f"{FORMAT}, the one this version of cxr-worker reads")
@@ -197,6 +203,7 @@ class _Reader:
             ood=self.ood(fields),
             metrics=self.mapping(fields, "metrics", (int, float)),
             license=self.text(fields, "license"),
+            finding=self.text({"finding": FINDING, **fields}, "finding"),
         )
 
     def ood(self, document: Mapping[str, Any]) -> Ood:
@@ -220,8 +227,10 @@ class _Reader:
     def fail(self, field: str, expected: str) -> None:
         raise BundleError(f"{self.manifest}: {field} must be {expected}")
 
-    def fields(self, value: object, where: str, expected: str) -> dict[str, Any]:
-        """An object with exactly these fields."""
+    def fields(
+        self, value: object, where: str, expected: str, optional: str = ""
+    ) -> dict[str, Any]:
+        """An object with exactly these fields, and perhaps the optional ones."""
         names = expected.split()
         if not isinstance(value, dict):
             raise BundleError(f"{self.manifest}: {where or 'the manifest'} must be an object")
@@ -230,7 +239,7 @@ class _Reader:
             if name not in value:
                 raise BundleError(f"{self.manifest}: {prefix}{name} is missing")
         for name in value:
-            if name not in names:
+            if name not in names and name not in optional.split():
                 raise BundleError(f"{self.manifest}: {prefix}{name} is not a known field")
         return value
 

@@ -10,16 +10,23 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.errors import BundleError, ModelError
 from model.ood import OOD_FILE, OodScorer
+from model.saliency import grad_cam, last_spatial_layer, scaled
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # one traced graph each; other sizes are filled up
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Of n pictures: raw logits, float32 (n,), and out-of-distribution scores, float64 (n,)."""
+    """Of n pictures: raw logits, float32 (n,), out-of-distribution scores, float64 (n,).
+
+    saliency: float32 (n, r, c) in [0, 1] on the last spatial layer's grid, coarser than the
+    picture (`model.saliency.at_picture_scale` enlarges it); None where it is off, or the network
+    has no such layer.
+    """
 
     logits: NDArray[np.float32]
     ood_scores: NDArray[np.float64]
+    saliency: NDArray[np.float32] | None = None
 
 
 class Predictor:
@@ -27,7 +34,7 @@ class Predictor:
 
     preprocess_version: of the preprocessing that makes the pictures. threads: limit of CPU
     threads, else TensorFlow's choice; it holds for the process and must come before
-    TensorFlow's first use in it.
+    TensorFlow's first use in it. saliency: off saves next to nothing.
 
     Raises BundleError when the weights are not those of the manifest, when the bundle was
     made for other preprocessing, or when the file holds no model of that shape; ModelError
@@ -35,7 +42,12 @@ class Predictor:
     """
 
     def __init__(
-        self, bundle: Bundle, *, preprocess_version: int, threads: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        preprocess_version: int,
+        threads: int | None = None,
+        saliency: bool = True,
     ) -> None:
         if bundle.preprocess_version != preprocess_version:
             raise BundleError(
@@ -47,10 +59,10 @@ class Predictor:
         self._scorer = OodScorer.load(bundle.path / OOD_FILE, bundle.ood.sha256)
         self.bundle = bundle
         self._tf = import_tensorflow(threads)
-        self._model = _load(bundle, feature_count=self._scorer.mean.size)
-        self._graph = self._tf.function(
-            lambda pixels: self._model(self._tf.cast(pixels, "float32")[..., None], training=False),
-        )
+        network = _load(bundle)
+        layer = last_spatial_layer(network) if saliency else None
+        self._model = _with_outputs(network, bundle, self._scorer.mean.size, layer)
+        self._graph = self._tf.function(self._outputs if layer else self._plain_outputs)
 
     def warm_up(self, sizes: tuple[int, ...] = BATCH_SIZES) -> None:
         """Trace the graph for these batch sizes, so that no later call waits for it."""
@@ -73,19 +85,32 @@ class Predictor:
         parts = [self._batch(images[i : i + largest]) for i in range(0, len(images), largest)]
         if not parts:
             return Outputs(logits=np.empty(0, np.float32), ood_scores=np.empty(0))
-        features = np.concatenate([features for _, features in parts])
+        logits, features, *maps = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Outputs(
-            logits=np.concatenate([logits for logits, _ in parts]),
+            logits=logits[:, 0],
             ood_scores=self._scorer.scores(features),
+            saliency=scaled(maps[0]) if maps else None,
         )
 
-    def _batch(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _batch(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         count = len(images)
         size = next(size for size in BATCH_SIZES if size >= count)
         filled = np.zeros((size, *images.shape[1:]), np.uint8)
         filled[:count] = images
-        logits, features = (part.numpy() for part in self._graph(self._tf.constant(filled)))
-        return logits[:count, 0].astype(np.float32), features[:count].astype(np.float32)
+        outputs = self._graph(self._tf.constant(filled))
+        return [part.numpy()[:count].astype(np.float32) for part in outputs]
+
+    def _plain_outputs(self, pixels: Any) -> tuple[Any, ...]:
+        return tuple(self._model(self._tf.cast(pixels, "float32")[..., None], training=False))
+
+    def _outputs(self, pixels: Any) -> tuple[Any, ...]:
+        """In one graph: only the way back from the logit to the last spatial layer is added."""
+        tf = self._tf
+        grey = tf.cast(pixels, "float32")[..., None]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(grey)
+            logits, features, activations = self._model(grey, training=False)
+        return logits, features, grad_cam(tf, activations, tape.gradient(logits, activations))
 
 
 def import_tensorflow(threads: int | None = None) -> Any:
@@ -126,7 +151,7 @@ def with_features(network: Any, layer: str) -> Any:
         raise ModelError(f"the network has no layer {layer!r} with a spatial layout") from error
 
 
-def _load(bundle: Bundle, *, feature_count: int) -> Any:
+def _load(bundle: Bundle) -> Any:
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -141,6 +166,13 @@ def _load(bundle: Bundle, *, feature_count: int) -> Any:
             f"{bundle.weights_path} maps {network.input_shape} to {network.output_shape}, "
             f"expected {expected} to (None, 1)"
         )
+    return network
+
+
+def _with_outputs(network: Any, bundle: Bundle, feature_count: int, layer: str | None) -> Any:
+    """The network with the outputs logit, features and, given a layer, its activations."""
+    import keras
+
     try:
         model = with_features(network, bundle.ood.layer)
     except ModelError as error:
@@ -150,4 +182,6 @@ def _load(bundle: Bundle, *, feature_count: int) -> Any:
             f"{bundle.path / OOD_FILE} is for {feature_count} features, but {bundle.ood.layer} has "
             f"{model.output_shape[1][-1]}"
         )
-    return model
+    if layer is None:
+        return model
+    return keras.Model(network.input, [*model.outputs, network.get_layer(layer).output])

@@ -7,8 +7,9 @@ blur, sharpening and hidden corners are part of the augmentation, and `hide_corn
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
+from typing import Self
 
 import cv2
 import numpy as np
@@ -36,6 +37,21 @@ class Augmentation:
     noise_sigma: float = 8.0  # grey values
     jpeg_chance: float = 0.25
     corner_chance: float = 0.3  # of each corner
+
+    @classmethod
+    def geometric(
+        cls,
+        *,
+        flip_chance: float = 0.5,
+        rotation_deg: float = 0.0,
+        shift: float = 0.0,
+        zoom: float = 0.0,
+        shear: float = 0.0,
+    ) -> Self:
+        """Only what moves pixels, as most published recipes have it; grey values stay."""
+        off = dict.fromkeys((one.name for one in fields(cls)), 0.0)
+        moved = {"flip_chance": flip_chance, "rotation_deg": rotation_deg, "shift": shift}
+        return cls(**{**off, **moved, "zoom": zoom, "shear": shear})
 
 
 def augment(picture: Picture, rng: np.random.Generator, settings: Augmentation) -> Picture:

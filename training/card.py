@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bundle import Bundle
+from model.evaluation.figures import title_of
 from training.ood import OodReport
 
 CARD = "MODEL_CARD.md"
@@ -57,13 +58,20 @@ evaluate it on local images before use (`cxr-train evaluate`).
 
 {_points_table(report)}
 
-Rule-out: sensitivity of at least 0.99. Rule-in: specificity of at least 0.99. Balanced: highest
-sum (Youden). Thresholds are on the raw logit and do not depend on prevalence. The band `review`
-lies between rule-out and rule-in, whichever is lower; `positive` begins at the higher one.
+Rule-out: sensitivity of at least 0.99. Rule-in: specificity of at least 0.99; at 0.95, shown beside
+it, it may lie below rule-out and leave no image to review. Balanced: highest sum (Youden).
+Thresholds are on the raw logit and do not depend on prevalence. The band `review` lies between
+rule-out and rule-in, whichever is lower; `positive` begins at the higher one.
 
 {_predictive_table(report)}
 
 ![ROC, reliability, histogram and confusion matrix]({plot})
+
+## Subgroups
+
+At the balanced threshold. A group of one class only is compared with all images of the other (*).
+
+{_subgroups_table(report)}
 
 ## Known shortcuts
 
@@ -149,7 +157,7 @@ def _points_table(report: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {name.replace('_', '-')} | {at['threshold']:.3f} | {at['sensitivity']:.4f} "
+        f"| {title_of(name)} | {at['threshold']:.3f} | {at['sensitivity']:.4f} "
         f"| {at['specificity']:.4f} | {at['accuracy']:.4f} | {at['true_positive']} "
         f"| {at['false_negative']} | {at['false_positive']} | {at['true_negative']} |"
         for name, at in report["operating_points"].items()
@@ -163,8 +171,28 @@ def _predictive_table(report: dict[str, Any]) -> str:
     header = " | ".join(f"at {share:.0%}" for share in shares)
     lines = [f"| PPV / NPV | {header} |", "|---" * (len(shares) + 1) + "|"]
     for name, at in points.items():
-        cells = [f"{v['ppv']:.3f} / {v['npv']:.4f}" for v in at["predictive_values"]]
-        lines.append(f"| {name.replace('_', '-')} | {' | '.join(cells)} |")
+        cells = [f"{_value(v['ppv'], 3)} / {_value(v['npv'], 4)}" for v in at["predictive_values"]]
+        lines.append(f"| {title_of(name)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _value(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _subgroups_table(report: dict[str, Any]) -> str:
+    lines = [
+        "| subgroup | images (normal, pneumonia) | AUC (95 %) | sensitivity | specificity |",
+        "|---|---|---|---|---|",
+    ]
+    for criterion, groups in report["subgroups"].items():
+        lines.append(f"| **{criterion}** | | | | |")
+        lines += [
+            f"| {name} | {it['images']} ({it['NORMAL']}, {it['PNEUMONIA']}) | {it['auc']:.4f} "
+            f"({it['auc_low']:.4f} to {it['auc_high']:.4f}){'*' if it['against_all'] else ''} "
+            f"| {_value(it['sensitivity'], 4)} | {_value(it['specificity'], 4)} |"
+            for name, it in groups.items()
+        ]
     return "\n".join(lines)
 
 

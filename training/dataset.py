@@ -1,7 +1,8 @@
-"""The Kaggle folder layout `train|val|test / NORMAL|PNEUMONIA / *.jpeg` as arrays.
+"""The Kaggle folder layout `train|val|test / NORMAL|PNEUMONIA / *.jpeg`, and pictures as arrays.
 
-Every file goes once through the same preprocessing that the worker uses; the pictures are
-kept as one uint8 file under a cache folder, named by a digest of all inputs.
+`training.findings` lists the files of the other layout, a CSV of findings. Every file goes once
+through the same preprocessing that the worker uses; the pictures are kept as one uint8 file under
+a cache folder, named by a digest of all inputs.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """One picture of a split: `name` is relative to the split, `label` indexes CLASSES."""
+    """One picture: `name` is unique in its split and tells the patient, `label` indexes CLASSES."""
 
     path: Path
     name: str
@@ -68,11 +69,16 @@ def scan(split_folder: Path) -> list[ImageFile]:
                 path=path,
                 name=f"{class_name}/{path.name}",
                 label=label,
-                sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+                sha256=sha256_of(path),
             )
             for path in paths
         ]
     return files
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(files: Sequence[ImageFile]) -> str:
@@ -82,8 +88,14 @@ def digest(files: Sequence[ImageFile]) -> str:
 
 
 def load(split_folder: Path, cache_folder: Path, progress: Progress | None = None) -> Dataset:
-    """Read a split, from the cache when the same files were preprocessed before."""
-    files = scan(split_folder)
+    """Read a split of the folder layout, from the cache when it was preprocessed before."""
+    return load_files(scan(split_folder), cache_folder, progress)
+
+
+def load_files(
+    files: Sequence[ImageFile], cache_folder: Path, progress: Progress | None = None
+) -> Dataset:
+    """Read these pictures, from the cache when the same files were preprocessed before."""
     data_digest = digest(files)
     cache = cache_folder / f"{data_digest[:16]}-preprocess{preprocess.VERSION}.npy"
     if not cache.exists():
@@ -104,12 +116,14 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def _fill_cache(cache: Path, files: Sequence[ImageFile], progress: Progress | None) -> None:
-    pixels = np.empty((len(files), preprocess.SIZE, preprocess.SIZE), dtype=np.uint8)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = cache.with_suffix(".tmp.npy")
+    shape = (len(files), preprocess.SIZE, preprocess.SIZE)
+    # Straight to the disk: a hundred thousand pictures are 5 GB.
+    pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
     for index, file in enumerate(files):
         pixels[index] = read_picture(file.path)
         if progress:
             progress(index + 1, len(files))
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = cache.with_suffix(".tmp.npy")
-    np.save(unfinished, pixels)
+    pixels.flush()
     unfinished.replace(cache)

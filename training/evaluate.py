@@ -1,187 +1,136 @@
-"""Figures of predictions against labels: discrimination, operating points, calibration, twins.
+"""Chooses temperature and thresholds on validation, and makes cases for the report of them.
 
-Thresholds are chosen by `choose_points`, on validation only; `evaluate` applies what it is
-given, so that a test set never chooses its own.
+What is chosen here is applied in `model.evaluation`, which chooses nothing, so that a test
+set never chooses its own.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.bundle import OperatingPoint, OperatingPoints
-from model.calibration import sigmoids
+from model.evaluation.cases import Cases, Labels, Rule, Values
+from training.calibrate import fit_temperature
 from training.predictions import Predictions
 
 RULE_OUT_SENSITIVITY = 0.99
 # At 0.95 the rule-in of a good model lies below its rule-out, and no image is left to review.
 RULE_IN_SPECIFICITY = 0.99
-BOOTSTRAP_ROUNDS = 1000
-CALIBRATION_BINS = 15
-REPORTED_PREVALENCES = (0.05, 0.1, 0.2)
-
-Labels = NDArray[np.int64]
-Values = NDArray[np.float64]
+RULE_IN_SHOWN = 0.95  # reported beside it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
-    """A confusion matrix of two classes; pneumonia is positive."""
+class Curve:
+    """Rates at every threshold that tells two cases apart, each (m,), thresholds ascending."""
 
-    true_positive: int
-    false_positive: int
-    true_negative: int
-    false_negative: int
+    thresholds: Values
+    sensitivity: Values
+    specificity: Values
 
-    @property
-    def sensitivity(self) -> float:
-        return self.true_positive / max(1, self.true_positive + self.false_negative)
+    @classmethod
+    def of(cls, labels: Labels, logits: Values) -> "Curve":
+        """Thresholds lie midway between neighbouring logits, and beyond both ends."""
+        steps = np.unique(logits)
+        thresholds = np.concatenate([steps[:1] - 1, (steps[1:] + steps[:-1]) / 2, steps[-1:] + 1])
+        positive, negative = np.sort(logits[labels == 1]), np.sort(logits[labels == 0])
+        return cls(
+            thresholds=thresholds,
+            sensitivity=1 - np.searchsorted(positive, thresholds) / len(positive),
+            specificity=np.searchsorted(negative, thresholds) / len(negative),
+        )
 
-    @property
-    def specificity(self) -> float:
-        return self.true_negative / max(1, self.true_negative + self.false_positive)
+    def rule_out(self, sensitivity: float) -> OperatingPoint:
+        """The highest threshold of at least this sensitivity."""
+        return self._point(np.flatnonzero(self.sensitivity >= sensitivity)[-1])
 
-    @property
-    def accuracy(self) -> float:
-        right = self.true_positive + self.true_negative
-        return right / max(1, right + self.false_positive + self.false_negative)
+    def rule_in(self, specificity: float) -> OperatingPoint:
+        """The lowest threshold of at least this specificity."""
+        return self._point(np.flatnonzero(self.specificity >= specificity)[0])
 
+    def balanced(self) -> OperatingPoint:
+        """The highest sum of both rates (Youden), the middle one of equals."""
+        youden = self.sensitivity + self.specificity
+        best = np.flatnonzero(np.isclose(youden, youden.max()))
+        return self._point(best[len(best) // 2])
 
-def count(labels: Labels, logits: Values, threshold: float) -> Counts:
-    """Count with everything at or above the threshold called positive."""
-    called = logits >= threshold
-    return Counts(
-        true_positive=int(np.sum(called & (labels == 1))),
-        false_positive=int(np.sum(called & (labels == 0))),
-        true_negative=int(np.sum(~called & (labels == 0))),
-        false_negative=int(np.sum(~called & (labels == 1))),
-    )
+    def _point(self, index: np.intp) -> OperatingPoint:
+        return OperatingPoint(
+            threshold=float(self.thresholds[index]),
+            sensitivity=float(self.sensitivity[index]),
+            specificity=float(self.specificity[index]),
+        )
 
 
 def choose_points(labels: Labels, logits: Values) -> OperatingPoints:
-    """Choose the three operating points, midway between neighbouring logits.
-
-    rule_out: the highest threshold with sensitivity >= 0.99; rule_in: the lowest with
-    specificity >= 0.99; balanced: the highest sum (Youden), the middle one of equals.
-    """
-    steps = np.unique(logits)
-    thresholds = np.concatenate([steps[:1] - 1, (steps[1:] + steps[:-1]) / 2, steps[-1:] + 1])
-    positive, negative = np.sort(logits[labels == 1]), np.sort(logits[labels == 0])
-    sensitivity = 1 - np.searchsorted(positive, thresholds) / len(positive)
-    specificity = np.searchsorted(negative, thresholds) / len(negative)
-    youden = sensitivity + specificity
-    best = np.flatnonzero(np.isclose(youden, youden.max()))
-
-    def point(index: int) -> OperatingPoint:
-        return OperatingPoint(
-            threshold=float(thresholds[index]),
-            sensitivity=float(sensitivity[index]),
-            specificity=float(specificity[index]),
-        )
-
+    """Choose the three operating points of a bundle."""
+    curve = Curve.of(labels, logits)
     return OperatingPoints(
-        rule_out=point(int(np.flatnonzero(sensitivity >= RULE_OUT_SENSITIVITY)[-1])),
-        balanced=point(int(best[len(best) // 2])),
-        rule_in=point(int(np.flatnonzero(specificity >= RULE_IN_SPECIFICITY)[0])),
+        rule_out=curve.rule_out(RULE_OUT_SENSITIVITY),
+        balanced=curve.balanced(),
+        rule_in=curve.rule_in(RULE_IN_SPECIFICITY),
     )
 
 
-def auc(labels: Labels, logits: Values) -> float:
-    """Area under the ROC curve, from ranks (Mann-Whitney); equal logits count half."""
-    from scipy.stats import rankdata
-
-    positives = int(labels.sum())
-    ranks = rankdata(logits)[labels == 1].sum() - positives * (positives + 1) / 2
-    return float(ranks / (positives * (len(labels) - positives)))
+def shown_beside(labels: Labels, logits: Values) -> Mapping[str, float]:
+    """Thresholds that are reported but stored in no bundle, chosen on the same validation."""
+    return {"rule_in_95": Curve.of(labels, logits).rule_in(RULE_IN_SHOWN).threshold}
 
 
-def auc_interval(predictions: Predictions, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the AUC; whole patients are drawn, not pictures."""
-    rng = np.random.default_rng(seed)
-    _, patients = np.unique(predictions.patients, return_inverse=True)
-    members = np.split(np.argsort(patients, kind="stable"), np.cumsum(np.bincount(patients))[:-1])
-    areas: list[float] = []
-    while len(areas) < BOOTSTRAP_ROUNDS:
-        drawn = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        labels = predictions.labels[drawn]
-        if 0 < labels.mean() < 1:
-            areas.append(auc(labels, predictions.logits[drawn]))
-    low, high = np.percentile(areas, [2.5, 97.5])
-    return float(low), float(high)
+def choose_rule(labels: Labels, logits: Values, temperature: float | None = None) -> Rule:
+    """How logits are read from now on; the temperature is fitted unless it is given."""
+    return Rule.of_points(
+        choose_points(labels, logits),
+        fit_temperature(logits, labels) if temperature is None else temperature,
+        more=shown_beside(labels, logits),
+    )
 
 
-def calibration_error(labels: Labels, probabilities: Values) -> float:
-    """Expected calibration error: |mean probability - share of pneumonia|, 15 equal bins."""
-    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, probabilities - labels, CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+def cross_fitted(folds: Sequence[Predictions]) -> list[Rule]:
+    """For each fold the rule that the predictions of all the others choose."""
+    rules = []
+    for index in range(len(folds)):
+        others = [fold for other, fold in enumerate(folds) if other != index]
+        labels = np.concatenate([fold.labels for fold in others])
+        logits = np.concatenate([fold.logits for fold in others])
+        rules.append(choose_rule(labels, logits))
+    return rules
 
 
-def predictive_values(point: Counts, prevalence: float) -> dict[str, float]:
-    """PPV and NPV at another prevalence, from sensitivity and specificity (Bayes)."""
-    hit, miss = point.sensitivity * prevalence, (1 - point.sensitivity) * prevalence
-    alarm, clear = (1 - point.specificity) * (1 - prevalence), point.specificity * (1 - prevalence)
-    return {
-        "prevalence": prevalence,
-        "ppv": hit / (hit + alarm) if hit + alarm else 0.0,
-        "npv": clear / (clear + miss) if clear + miss else 0.0,
-    }
+def cases_of(
+    folds: Sequence[Predictions],
+    rules: Sequence[Rule],
+    subgroups: Mapping[str, Sequence[str]] | None = None,
+) -> Cases:
+    """Predictions as cases of the report: rules[i] reads folds[i].
 
-
-def evaluate(
-    predictions: Predictions, points: OperatingPoints, temperature: float
-) -> dict[str, Any]:
-    """Everything that the JSON report holds, as plain values.
-
-    Calibration is at the prevalence of these very pictures.
+    subgroups: of all the folds' images, one fold after the other.
     """
-    labels, logits = predictions.labels, predictions.logits
-    probabilities = sigmoids(logits / temperature)
-    low, high = auc_interval(predictions)
-    return {
-        "images": len(labels),
-        "patients": len(set(predictions.patients)),
-        "prevalence": float(labels.mean()),
-        "auc": auc(labels, logits),
-        "auc_low": low,
-        "auc_high": high,
-        "temperature": temperature,
-        "ece": calibration_error(labels, probabilities),
-        "brier": float(np.mean((probabilities - labels) ** 2)),
-        "operating_points": {
-            name: _at(labels, logits, point["threshold"]) for name, point in asdict(points).items()
+    return Cases(
+        names=[name for fold in folds for name in fold.names],
+        patients=[patient for fold in folds for patient in fold.patients],
+        labels=np.concatenate([fold.labels for fold in folds]),
+        logits=np.concatenate([fold.logits for fold in folds]),
+        rules=rules,
+        folds=np.concatenate([np.full(len(fold.names), i) for i, fold in enumerate(folds)]),
+        subgroups=subgroups or {},
+        twins={
+            name: np.concatenate([fold.twins[name] for fold in folds]) for name in folds[0].twins
         },
-        "twins": _twins(predictions, points.balanced.threshold),
-    }
+    )
 
 
-def _at(labels: Labels, logits: Values, threshold: float) -> dict[str, Any]:
-    counts = count(labels, logits, threshold)
-    return {
-        "threshold": threshold,
-        **_rates(counts),
-        **asdict(counts),
-        "predictive_values": [predictive_values(counts, share) for share in REPORTED_PREVALENCES],
-    }
-
-
-def _rates(counts: Counts) -> dict[str, float]:
-    return {
-        "accuracy": counts.accuracy,
-        "sensitivity": counts.sensitivity,
-        "specificity": counts.specificity,
-    }
-
-
-def _twins(predictions: Predictions, threshold: float) -> Mapping[str, dict[str, float]]:
-    """How the balanced point holds when the pictures are changed but the finding is not."""
-    return {
-        name: {
-            "auc": auc(predictions.labels, logits),
-            **_rates(count(predictions.labels, logits, threshold)),
-            "changed": float(np.mean((logits >= threshold) != (predictions.logits >= threshold))),
-        }
-        for name, logits in predictions.twins.items()
-    }
+def only_fold(cases: Cases, index: int) -> Cases:
+    """The cases of one fold, without subgroups and twins."""
+    inside = np.flatnonzero(cases.folds == index).tolist()
+    return replace(
+        cases,
+        names=[cases.names[i] for i in inside],
+        patients=[cases.patients[i] for i in inside],
+        labels=cases.labels[inside],
+        logits=cases.logits[inside],
+        rules=[cases.rules[index]],
+        folds=np.zeros(len(inside), dtype=np.int64),
+        subgroups={},
+        twins={},
+    )

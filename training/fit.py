@@ -1,7 +1,8 @@
 """Fits a recipe: one loop, read from top to bottom.
 
-The run ends with the model of the last epoch, not with the best one: nothing is chosen by
-the validation fold but the temperature and the operating points.
+The validation fold chooses the temperature and the operating points, nothing else. A recipe
+either ends with the model of the last epoch, or watches a tenth of its training pictures, set
+aside by patient, and ends with the best one on those.
 """
 
 import logging
@@ -17,12 +18,23 @@ from numpy.typing import NDArray
 from training.batches import Batches, prefetched
 from training.dataset import Dataset
 from training.errors import NotFinite
+from training.progress import steps_shown
 from training.recipe import Recipe, Weights
 from training.run import Run, RunSettings, fold_of, read_log, write_log
+from training.split import Split, hold_out
+from training.targets import (
+    accuracy,
+    balanced_weights,
+    cross_entropy,
+    loss_of,
+    served,
+    undo_weights,
+)
+from training.watch import best_epoch, is_over, rate_factor
 
 logger = logging.getLogger(__name__)
 
-LOG_EVERY_STEPS = 10
+NOTHING = np.empty(0, np.int64)
 
 
 def fit(recipe: Recipe, dataset: Dataset, run: Run, settings: RunSettings) -> None:
@@ -31,70 +43,105 @@ def fit(recipe: Recipe, dataset: Dataset, run: Run, settings: RunSettings) -> No
     Raises NotFinite, naming the step, when the loss is NaN or infinite.
     """
     keras.utils.set_random_seed(settings.seed)
+    labels = recipe.target.labels(dataset.files)
     run.begin(settings)
     split = fold_of(dataset, settings)
-    labels = dataset.labels
-    steps = len(split.train) // min(recipe.batch_size, len(split.train))
-    class_weight = balanced_weights(labels[split.train]) if recipe.class_weights else None
+    inner = inner_split(recipe, dataset, split, settings.seed)
+    steps = len(inner.train) // min(recipe.batch_size, len(inner.train))
+    class_weight = class_weights_of(recipe, labels[inner.train])
 
-    model = load_checkpoint(run) or compiled(recipe, parse_weights(settings.weights))
+    model = load_checkpoint(run.checkpoint) or compiled(recipe, settings)
     first_epoch = int(model.optimizer.iterations) // steps
     rows = read_log(run.log)[:first_epoch]
 
     for epoch in range(first_epoch, settings.epochs):
+        watched_losses = [row["watched_loss"] for row in rows] if recipe.watches else []
+        if recipe.early_stopping and is_over(watched_losses, recipe.early_stopping):
+            logger.info("stopped early: epoch %d was the best", best_epoch(watched_losses) + 1)
+            break
+        lowered = rate_factor(watched_losses, recipe.plateau) if recipe.plateau else 1.0
         started = time.monotonic()
         reseed_dropout(model, settings.seed, epoch)
         batches = Batches(
             dataset.pixels,
             labels,
-            split.train,
+            inner.train,
             batch_size=recipe.batch_size,
             seed=settings.seed,
             epoch=epoch,
             augmentation=recipe.augmentation,
         )
         losses = []
-        for step, (pixels, targets) in enumerate(prefetched(batches)):
-            at = epoch + step / steps
-            rate = learning_rate(at, recipe=recipe, epochs=settings.epochs)
-            model.optimizer.learning_rate.assign(rate)
-            loss = float(model.train_on_batch(pixels, targets, class_weight=class_weight))
-            if not math.isfinite(loss):
-                raise NotFinite(f"loss is {loss} at step {step} of epoch {epoch + 1}")
-            losses.append(loss)
-            model.reset_metrics()  # otherwise train_on_batch returns the mean since the start
-            if step % LOG_EVERY_STEPS == 0:
-                logger.info(
-                    "epoch %d/%d step %d/%d loss %.4f learning rate %.2g",
-                    *(epoch + 1, settings.epochs, step + 1, steps, loss, rate),
-                )
+        with steps_shown(epoch, settings.epochs, steps) as show:
+            for step, (pixels, targets) in enumerate(prefetched(batches)):
+                at = epoch + step / steps
+                rate = lowered * learning_rate(at, recipe=recipe, epochs=settings.epochs)
+                model.optimizer.learning_rate.assign(rate)
+                loss = float(model.train_on_batch(pixels, targets, class_weight=class_weight))
+                if not math.isfinite(loss):
+                    raise NotFinite(f"loss is {loss} at step {step} of epoch {epoch + 1}")
+                losses.append(loss)
+                model.reset_metrics()  # otherwise train_on_batch returns the mean since the start
+                show(step, loss, rate)
 
-        logits = predict(model, dataset.pixels[split.validation])
         row = {
             "epoch": epoch + 1,
             "loss": float(np.mean(losses)),
-            "validation_loss": log_loss(logits, labels[split.validation]),
-            "validation_accuracy": float(np.mean((logits > 0) == labels[split.validation])),
+            **figures(model, dataset, labels, split.validation, "validation"),
+            **figures(model, dataset, labels, inner.validation, "watched"),
             "learning_rate": rate,
             "duration_s": time.monotonic() - started,
         }
-        rows.append(row)
-        save(model, run.checkpoint)
-        write_log(run.log, rows)
         logger.info("%s", "  ".join(f"{name} {value:.5g}" for name, value in row.items()))
+        rows.append(row)
+        write_log(run.log, rows)  # before the checkpoint: a kill in between repeats the epoch
+        rows = read_log(run.log)  # as a resumed run reads it
+        if recipe.early_stopping and best_epoch([row["watched_loss"] for row in rows]) == epoch:
+            save(model, run.best)
+        save(model, run.checkpoint)
 
-    save(model, run.final)
+    if recipe.early_stopping:
+        model = load_checkpoint(run.best)
+    if class_weight:
+        undo_weights(model, class_weight)
+    save(served(model, recipe.target), run.final)
 
 
-def compiled(recipe: Recipe, weights: Weights) -> Any:
-    """Build the recipe's model with its optimizer and loss."""
-    model = recipe.build(weights)
+def inner_split(recipe: Recipe, dataset: Dataset, split: Split, seed: int) -> Split:
+    """Of the training pictures: what is fitted, and what is watched where the recipe does so."""
+    if recipe.watches:
+        return hold_out(dataset.files, split.train, seed=seed)
+    return Split(train=split.train, validation=NOTHING)
+
+
+def class_weights_of(recipe: Recipe, labels: NDArray[np.int64]) -> dict[int, float] | None:
+    """Weights of the losses by label, where the recipe asks for them."""
+    if not recipe.class_weights:
+        return None
+    return balanced_weights(labels, len(recipe.target.classes))
+
+
+def compiled(recipe: Recipe, settings: RunSettings) -> Any:
+    """Build the recipe's model, in the run's precision, with its optimizer and loss."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(settings.precision)
+    try:
+        model = recipe.build(parse_weights(settings.weights))
+    finally:
+        keras.config.set_dtype_policy(before)
     optimizer = keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
     optimizer.build(model.trainable_variables)  # in the first step it would be traced twice
-    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    if settings.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(model.trainable_variables)
     # TensorFlow's XLA takes a minute to compile these networks for a CPU and makes none faster.
     with_xla = keras.backend.backend() == "jax"
-    model.compile(optimizer=optimizer, loss=loss, jit_compile=with_xla)
+    model.compile(
+        optimizer=optimizer,
+        loss=loss_of(recipe.target),
+        jit_compile=with_xla,
+        auto_scale_loss=False,
+    )
     return model
 
 
@@ -105,9 +152,9 @@ def reseed_dropout(model: Any, seed: int, epoch: int) -> None:
             layer.seed_generator.state.assign([seed, epoch])
 
 
-def load_checkpoint(run: Run) -> Any | None:
-    """The model with its optimizer as after the last whole epoch, or None."""
-    return keras.saving.load_model(run.checkpoint) if run.checkpoint.exists() else None
+def load_checkpoint(path: Path) -> Any | None:
+    """A model with its optimizer as after a whole epoch, or None."""
+    return keras.saving.load_model(path) if path.exists() else None
 
 
 def save(model: Any, path: Path) -> None:
@@ -125,29 +172,42 @@ def parse_weights(text: str | None) -> Weights:
 
 
 def learning_rate(epoch: float, *, recipe: Recipe, epochs: int) -> float:
-    """Linear warm-up, then a cosine to zero; `epoch` counts from 0 with fractions."""
+    """Linear warm-up, then the recipe's schedule; `epoch` counts from 0 with fractions."""
     warmup = min(recipe.warmup_epochs, epochs / 2)
     if epoch < warmup:
         return recipe.learning_rate * (0.02 + 0.98 * epoch / warmup)
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
     done = (epoch - warmup) / (epochs - warmup)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def balanced_weights(labels: NDArray[np.int64]) -> dict[int, float]:
-    """Weights under which both classes count the same."""
-    counts = np.bincount(labels, minlength=2)
-    return {label: len(labels) / (2 * int(count)) for label, count in enumerate(counts)}
-
-
 def predict(model: Any, pixels: NDArray[np.uint8], batch_size: int = 32) -> NDArray[np.float32]:
-    """Logits, float32 (n,), of pictures, uint8 (n, size, size)."""
-    logits = []
+    """Logits, float32 (n,), of pictures, uint8 (n, size, size), by a network as it is served."""
+    return outputs_of(model, pixels, batch_size)[:, 0]
+
+
+def outputs_of(model: Any, pixels: NDArray[np.uint8], batch_size: int = 32) -> NDArray[np.float32]:
+    """Raw outputs, float32 (n, outputs), of pictures, uint8 (n, size, size)."""
+    outputs = []
     for start in range(0, len(pixels), batch_size):
         batch = pixels[start : start + batch_size][..., None].astype(np.float32)
-        logits.append(model.predict_on_batch(batch)[:, 0])
-    return np.concatenate(logits).astype(np.float32)
+        outputs.append(model.predict_on_batch(batch))
+    return np.concatenate(outputs).astype(np.float32)
 
 
-def log_loss(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Mean binary cross-entropy of logits."""
-    return float(np.mean(np.logaddexp(0, logits) - logits * labels))
+def figures(
+    model: Any,
+    dataset: Dataset,
+    labels: NDArray[np.int64],
+    indices: NDArray[np.int64],
+    name: str,
+) -> dict[str, float]:
+    """Loss and accuracy of these pictures, for the log; nothing of none."""
+    if not len(indices):
+        return {}
+    outputs = outputs_of(model, dataset.pixels[indices])
+    return {
+        f"{name}_loss": cross_entropy(outputs, labels[indices]),
+        f"{name}_accuracy": accuracy(outputs, labels[indices]),
+    }

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.evaluation.metrics import auc
 from model.ood import OodScorer
 from model.predict import with_features
 from training.augment import augment
 from training.dataset import Dataset
-from training.evaluate import auc
 from training.negatives import Negative, adult_chests, negatives
 from training.recipe import Recipe
 from training.run import Run

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from training import recipes
 from training.augment import Augmentation
 from training.errors import RecipeError
+from training.targets import TWO_CLASSES, Target
+from training.watch import EarlyStopping, ReduceOnPlateau
 
 Weights = Literal["imagenet"] | Path | None  # of ImageNet, a checkpoint file, or random
 
@@ -18,11 +20,14 @@ Weights = Literal["imagenet"] | Path | None  # of ImageNet, a checkpoint file, o
 class Recipe:
     """Everything that decides a training run, besides the data and the seed.
 
-    build: makes the keras.Model from grey pixels (n, size, size, 1) in 0-255 to one raw
-    logit (n, 1), with the given weights and with the layers frozen that stay so.
+    build: makes the keras.Model from grey pixels (n, size, size, 1) in 0-255 to raw logits
+    (n, 1), or (n, classes) for more than two, out of a layer named `logits`; with the given
+    weights and with the layers frozen that stay so.
     ood_layer: name of the layer whose spatial means the out-of-distribution score is made of.
-    class_weights: weigh losses by class frequency. It moves the logits' prevalence, so a
-    recipe that leaves it off keeps the prior shift to a site's prevalence exact.
+    schedule: the learning rate after the warm-up, a cosine to zero or constant.
+    plateau, early_stopping: watch the loss on a tenth of the training pictures, set aside.
+    class_weights: weigh losses by class frequency. The logits are moved back to the training
+    prevalence when the run ends (`targets.undo_weights`).
     """
 
     name: str
@@ -33,8 +38,17 @@ class Recipe:
     warmup_epochs: float
     weight_decay: float
     ood_layer: str
+    target: Target = TWO_CLASSES
+    schedule: Literal["cosine", "constant"] = "cosine"
+    plateau: ReduceOnPlateau | None = None
+    early_stopping: EarlyStopping | None = None
     class_weights: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    @property
+    def watches(self) -> bool:
+        """Whether a part of the training pictures is set aside to watch the loss on."""
+        return self.plateau is not None or self.early_stopping is not None
 
 
 def names() -> list[str]:

@@ -2,9 +2,12 @@
 
 settings.json      recipe, data, split and seed, so that every later command repeats them
 checkpoint.keras   the model and its optimizer after the last whole epoch
+best.keras         that of the lowest watched loss, where the recipe stops early
 log.csv            one line an epoch
-final.keras        the model after the last epoch
-predictions.csv, calibration.json, evaluation.json, evaluation.png: of the validation fold
+final.keras        the network as it is served, of the last or the best epoch
+predictions.csv, calibration.json, evaluation.{html,json,csv,png}: of the validation fold
+predictions-shifted.csv, evaluation-shifted.{html,json,csv}: of what a shift held out
+classes.csv, classes.json: of recipes with more than two classes
 ood-features.npz   of augmented training and of validation chests, for the out-of-distribution score
 """
 
@@ -13,14 +16,24 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.dataset import Dataset, Progress, load
+from training.dataset import CLASSES, Dataset, ImageFile, Progress, load_files, scan
 from training.errors import RunError
+from training.findings import scan_findings
+from training.shift import SHIFTS, shift_split
 from training.split import Split, grouped_fold
+
+RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What was fitted on what; `data` is the folder that holds train/."""
+    """What was fitted on what.
+
+    data: the folder that holds train/; with csv, the folder of that table's pictures, of which
+    `positive` is the positive finding. precision: a Keras dtype policy. split_seed: of the folds,
+    so that several seeds can share one split; None is the seed. split: RANDOM, or one of
+    `shift.SHIFTS` to hold out as well; RunError for anything else.
+    """
 
     recipe: str
     data: str
@@ -30,6 +43,15 @@ class RunSettings:
     seed: int
     epochs: int
     weights: str | None
+    csv: str | None = None
+    positive: str | None = None
+    split_seed: int | None = None
+    precision: str = "float32"
+    split: str = RANDOM
+
+    def __post_init__(self) -> None:
+        if self.split not in (RANDOM, *SHIFTS):
+            raise RunError(f"no split {self.split!r}; there are: {', '.join((RANDOM, *SHIFTS))}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,10 @@ class Run:
         return self.folder / "checkpoint.keras"
 
     @property
+    def best(self) -> Path:
+        return self.folder / "best.keras"
+
+    @property
     def final(self) -> Path:
         return self.folder / "final.keras"
 
@@ -59,12 +85,24 @@ class Run:
         return self.folder / "predictions.csv"
 
     @property
+    def shifted_predictions(self) -> Path:
+        return self.folder / "predictions-shifted.csv"
+
+    @property
     def calibration(self) -> Path:
         return self.folder / "calibration.json"
 
     @property
     def plot(self) -> Path:
         return self.folder / "evaluation.png"
+
+    @property
+    def classes_table(self) -> Path:
+        return self.folder / "classes.csv"
+
+    @property
+    def classes(self) -> Path:
+        return self.folder / "classes.json"
 
     @property
     def ood_features(self) -> Path:
@@ -99,22 +137,47 @@ class Run:
         Raises RunError when the files have changed since.
         """
         settings = self.settings()
-        dataset = load(Path(settings.data) / "train", cache, progress)
+        dataset = load_files(
+            scan_data(settings.data, settings.csv, settings.positive), cache, progress
+        )
         if dataset.digest != settings.data_digest:
             raise RunError(f"the pictures in {settings.data} are not those the run was begun with")
         return dataset, fold_of(dataset, settings)
 
 
+def scan_data(data: str, csv: str | None, positive: str | None) -> list[ImageFile]:
+    """The training pictures of either layout, as RunSettings names them."""
+    if csv is None:
+        return scan(Path(data) / "train")
+    return scan_findings(Path(csv), Path(data), positive or CLASSES[1])
+
+
 def fold_of(dataset: Dataset, settings: RunSettings) -> Split:
-    """The patient-grouped split that the settings name."""
-    return grouped_fold(dataset.files, fold=settings.fold, folds=settings.folds, seed=settings.seed)
+    """The patient-grouped split that the settings name.
+
+    With a shift, the fold is one of the pictures that the shift leaves: thresholds are chosen
+    on those, and applied to the shifted ones.
+    """
+    seed = settings.seed if settings.split_seed is None else settings.split_seed
+    if settings.split == RANDOM:
+        return grouped_fold(dataset.files, fold=settings.fold, folds=settings.folds, seed=seed)
+    shift = shift_split(dataset.files, settings.split)
+    left = [dataset.files[index] for index in shift.train]
+    fold = grouped_fold(left, fold=settings.fold, folds=settings.folds, seed=seed)
+    return Split(
+        train=shift.train[fold.train],
+        validation=shift.train[fold.validation],
+        shifted=shift.validation,
+    )
 
 
 def write_log(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Write the whole log anew, so that a resumed run leaves no line twice."""
     lines = [",".join(rows[0])] if rows else []
     lines += [",".join(f"{value:.6g}" for value in row.values()) for row in rows]
-    path.write_text("".join(line + "\n" for line in lines))
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    unfinished.write_text("".join(line + "\n" for line in lines))
+    unfinished.replace(path)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

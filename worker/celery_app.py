@@ -14,6 +14,7 @@ QUEUES = {
     "infer": INFERENCE_QUEUE,
     "report": DICOM_QUEUE,
     "deliver": DICOM_QUEUE,
+    "commit": DICOM_QUEUE,
 }
 TASK_TIME_LIMIT_S = 30  # a decoder that hangs ends with its process
 _PUBLISH_TIMEOUT_S = 0.5

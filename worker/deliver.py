@@ -1,102 +1,175 @@
 """The stage deliver: what is due for one destination leaves over one association.
 
-A destination that cannot be reached is left alone for a while that doubles with each failure,
+A destination that cannot be used is left alone for a while that doubles with each failure,
 jittered, up to an hour, for as long as DELIVERY_AGE_MAX_DAYS: a PACS may be down for days.
 An object that a reachable destination refuses is tried REFUSALS_MAX times.
 """
 
-import random
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydicom.uid import generate_uid
 
 from db import deliveries
-from db.claims import DELIVER, claim_for
+from db.claims import Claim
 from db.deliveries import DueDelivery
 from db.errors import LeaseLost
-from dicom_io import scu
-from dicom_io.destination import Destination
+from db.reports import BuiltObject
+from db.tables import ObjectKind
+from dicom_io import scu, stow
+from dicom_io.comprehensive import as_comprehensive
+from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN
+from dicom_io.destination import WebDestination
 from dicom_io.errors import DestinationUnavailable
-from dicom_io.scu import SendObject, SendResult
+from dicom_io.scu import SendObject, SendResult, StoragePeer
+from dicom_io.sr_report import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
+from dicom_io.stow import WebPeer
 from worker import log
+from worker.destinations import Recipient
+from worker.patience import REFUSALS_MAX, backoff_s, is_too_old
 from worker.services import Services
 
 TIME_LIMIT_S = 150  # of the task; slow destinations are cut off and tried again
 LEASE_S = TIME_LIMIT_S + 10.0
 OBJECTS_PER_ASSOCIATION_MAX = 50
-BACKOFF_MIN_S = 5.0
-BACKOFF_MAX_S = 3600.0
-DELIVERY_AGE_MAX_DAYS = 14
-REFUSALS_MAX = 8
+SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
 
 _log = log.get("deliver")
 
 
 def deliver(services: Services, name: str) -> int:
     """Send what is due for the destination of this name; returns how many were accepted."""
-    destination = _find(services, name)
+    recipient = services.settings.recipient(name)
     with services.database.begin() as tx:
-        claims = claim_for(tx, DELIVER, name, limit=OBJECTS_PER_ASSOCIATION_MAX, lease_s=LEASE_S)
+        claims = deliveries.claim_due(tx, name, limit=OBJECTS_PER_ASSOCIATION_MAX, lease_s=LEASE_S)
         due = deliveries.due_deliveries(tx, claims)
     if not due:
         return 0
-    if destination is None:
-        _postpone_all(services, name, due, "not among CXR_DESTINATIONS")
+    if recipient is None:
+        _postpone_all(services, name, due, "not among the destinations")
         return 0
+    waiting = list(due)
+    accepted = 0
     try:
-        results = _send(services, destination, due)
+        with _peer(services, recipient, due) as peer:
+            while waiting:
+                delivery = waiting[0]
+                sent = _deliver(services, recipient, peer, delivery)
+                waiting.pop(0)
+                accepted += sent
+                if not sent:  # what was made later must not arrive before it
+                    _put_back_study(services, waiting, delivery)
     except DestinationUnavailable as error:
         _log.warning("destination %s: %s", name, error)
-        _postpone_all(services, name, due, str(error))
-        return 0
-    accepted = sum(
-        _record(services, delivery, results[delivery.sop_instance_uid]) for delivery in due
-    )
+        _postpone_all(services, name, waiting, str(error))
+        return accepted
+    if recipient.storage_commitment and accepted:
+        services.notify("commit", name)
     if len(due) == OBJECTS_PER_ASSOCIATION_MAX:
         services.notify("deliver", name)
     return accepted
 
 
-def backoff_s(attempts: int) -> float:
-    """Seconds to wait after so many failed attempts: doubling, jittered by a quarter, capped."""
-    wait_s = min(BACKOFF_MIN_S * 2 ** min(attempts - 1, 20), BACKOFF_MAX_S)
-    return float(wait_s * random.uniform(0.75, 1.25))  # noqa: S311
+@contextmanager
+def _peer(
+    services: Services, recipient: Recipient, due: list[DueDelivery]
+) -> Iterator[StoragePeer | WebPeer]:
+    if isinstance(recipient.address, WebDestination):
+        with stow.storing(recipient.address) as web:
+            yield web
+        return
+    proposed = {(it.sop_class_uid, it.transfer_syntax_uid): None for it in due}
+    if any(it.sop_class_uid == COMPREHENSIVE_3D_SR for it in due):
+        proposed[COMPREHENSIVE_SR, EXPLICIT_VR_LITTLE_ENDIAN] = None
+    aet = recipient.calling_ae_title or services.settings.ae_title
+    with scu.storing(list(proposed), recipient.address, aet) as peer:
+        yield peer
 
 
-def _find(services: Services, name: str) -> Destination | None:
-    return next((d for d in services.settings.destinations if str(d) == name), None)
+def _deliver(
+    services: Services, recipient: Recipient, peer: StoragePeer | WebPeer, delivery: DueDelivery
+) -> bool:
+    """Send one object, in the SOP class that the destination takes, and record what it said."""
+    may_convert = delivery.kind == ObjectKind.SR and delivery.sop_class_uid == COMPREHENSIVE_3D_SR
+    if may_convert and (
+        recipient.sr_class == "comprehensive"
+        or (not peer.accepts(COMPREHENSIVE_3D_SR) and peer.accepts(COMPREHENSIVE_SR))
+    ):
+        delivery, may_convert = _converted(services, delivery), False
+    result = _store(services, peer, delivery)
+    if may_convert and result.status == SOP_CLASS_NOT_SUPPORTED:
+        delivery = _converted(services, delivery)
+        result = _store(services, peer, delivery)
+    if result.error is None:
+        return _record_sent(services, recipient, delivery.held)
+    extra = {"sop_instance_uid": delivery.sop_instance_uid}
+    _log.warning("not delivered: %s", result.error, extra=extra)
+    _put_back(
+        services,
+        delivery,
+        result.error,
+        backoff_s(delivery.held.attempts),
+        refused=result.refused,
+    )
+    return False
 
 
-def _send(
-    services: Services, destination: Destination, due: list[DueDelivery]
-) -> dict[str, SendResult]:
-    objects = [
+def _store(services: Services, peer: StoragePeer | WebPeer, delivery: DueDelivery) -> SendResult:
+    with services.database.read() as tx:
+        payload = deliveries.payload(tx, delivery.object_id)
+    if payload is None:
+        uid = delivery.sop_instance_uid
+        return SendResult(sop_instance_uid=uid, status=None, error="its study was erased")
+    return peer.store(
         SendObject(
             sop_class_uid=delivery.sop_class_uid,
             sop_instance_uid=delivery.sop_instance_uid,
             transfer_syntax_uid=delivery.transfer_syntax_uid,
-            payload=delivery.payload,
+            payload=payload,
         )
-        for delivery in due
-    ]
-    results = scu.send(objects, destination, calling_ae_title=services.settings.ae_title)
-    return {result.sop_instance_uid: result for result in results}
+    )
 
 
-def _record(services: Services, delivery: DueDelivery, result: SendResult) -> bool:
-    held = delivery.held
-    if result.error is not None:
-        extra = {"sop_instance_uid": delivery.sop_instance_uid}
-        _log.warning("not delivered: %s", result.error, extra=extra)
-        refused = result.status is not None  # and not merely left out when all broke off
-        give_up = refused and held.attempts >= REFUSALS_MAX
-        _put_back(services, delivery, result.error, backoff_s(held.attempts), give_up=give_up)
-        return False
+def _converted(services: Services, delivery: DueDelivery) -> DueDelivery:
+    """The same report as a Comprehensive SR: made once, and kept before it is sent."""
+    database = services.database
+    with database.read() as tx:
+        known = deliveries.conversion(tx, delivery.object_id, COMPREHENSIVE_SR)
+        payload = deliveries.payload(tx, delivery.object_id)
+        earlier = deliveries.converted_predecessors(tx, delivery.object_id, COMPREHENSIVE_SR)
+    if payload is None:
+        return delivery
+    uid = str(generate_uid(prefix=None))
+    references = [(it.sop_class_uid, it.sop_instance_uid) for it in earlier]
+    made = BuiltObject(
+        kind=delivery.kind,
+        sop_class_uid=COMPREHENSIVE_SR,
+        sop_instance_uid=uid,
+        series_instance_uid=delivery.series_instance_uid,
+        transfer_syntax_uid=delivery.transfer_syntax_uid,
+        payload=b"" if known else as_comprehensive(payload, uid, references),
+        destinations=(),
+    )
+    with database.begin() as tx:
+        object_id = known or deliveries.insert_conversion(tx, delivery, made)
+        return deliveries.deliver_instead(tx, delivery.held, object_id)
+
+
+def _record_sent(services: Services, recipient: Recipient, held: Claim) -> bool:
     try:
         with services.database.begin() as tx:
-            deliveries.record_sent(tx, held)
+            deliveries.record_sent(tx, held, ask_commitment=recipient.storage_commitment)
     except LeaseLost as lost:
         _log.warning("%s", lost)
-        return False
     return True
+
+
+def _put_back_study(services: Services, waiting: list[DueDelivery], failed: DueDelivery) -> None:
+    """Let the later objects of a study wait for the one that did not get through."""
+    for later in [it for it in waiting if it.study_id == failed.study_id]:
+        waiting.remove(later)
+        wait_s = backoff_s(failed.held.attempts)
+        _put_back(services, later, "an earlier object of the study waits", wait_s)
 
 
 def _postpone_all(services: Services, name: str, due: list[DueDelivery], error: str) -> None:
@@ -108,18 +181,17 @@ def _postpone_all(services: Services, name: str, due: list[DueDelivery], error: 
 
 
 def _put_back(
-    services: Services, delivery: DueDelivery, error: str, wait_s: float, *, give_up: bool = False
+    services: Services, delivery: DueDelivery, error: str, wait_s: float, *, refused: bool = False
 ) -> None:
-    """Try an object again after a while, or never: when it is given up, or too old."""
+    """Try an object again after a while, or never: when refused too often, or too old."""
+    give_up = refused and delivery.refusals + 1 >= REFUSALS_MAX
     try:
         with services.database.begin() as tx:
-            if give_up or _is_too_old(tx.now, delivery):
+            if refused:
+                deliveries.record_refusal(tx, delivery.held)
+            if give_up or is_too_old(tx.now, delivery.created_at):
                 deliveries.record_delivery_failure(tx, delivery.held, error)
             else:
                 deliveries.postpone(tx, delivery.held, error=error, retry_in_s=wait_s)
     except LeaseLost as lost:
         _log.warning("%s", lost)
-
-
-def _is_too_old(now: datetime, delivery: DueDelivery) -> bool:
-    return now - delivery.created_at > timedelta(days=DELIVERY_AGE_MAX_DAYS)

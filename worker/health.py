@@ -76,7 +76,7 @@ def _assess_database(settings: Settings, health: Health) -> None:
         return
     health.studies = dict(overview.studies)
     health.instances = dict(overview.instances)
-    health.destinations = {str(d): {} for d in settings.destinations}
+    health.destinations = {recipient.name: {} for recipient in settings.recipients}
     health.destinations |= {name: dict(counts) for name, counts in overview.deliveries.items()}
     for queue in overview.queues:
         waited_s = (

@@ -10,9 +10,11 @@ import socket
 import threading
 from functools import partial
 
+import sqlalchemy.exc
+
 from db import schema
 from db.engine import Database
-from worker import home, log
+from worker import commit, erase, home, log
 from worker.celery_app import make_app
 from worker.notify import Notifier
 from worker.receive import Receiver
@@ -84,6 +86,7 @@ def _receive(
     server = start_server(
         listening,
         store=receiver.receive,
+        record_commitment=partial(commit.record, database),
         temp_folder=spool.temp,
         ae_title=settings.ae_title,
         allowed_calling_ae_titles=settings.allowed_calling_ae_titles,
@@ -92,9 +95,21 @@ def _receive(
     try:
         while True:
             receiver.adopt_if_needed()
+            _sweep_erased(database, spool)
             if stop.wait(ADOPT_EVERY_S):
                 break
     finally:
         server.shutdown()
         notifier.close()
         database.dispose()
+
+
+def _sweep_erased(database: Database, spool: Spool) -> None:
+    """Remove what `forget` was kept from removing; a database that is down is asked again."""
+    try:
+        removed = erase.remove_files(database, spool)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        _log.warning("erased files not swept: %s", type(error).__name__)
+        return
+    if removed:
+        _log.info("removed %s files of erased studies", removed)

@@ -26,6 +26,7 @@ from model.bundle import UNLIKE_TRAINING
 from model.predict import Predictor
 from worker import log
 from worker.celery_app import TASK_TIME_LIMIT_S
+from worker.saliency import as_stored
 from worker.services import Services
 
 ATTEMPTS_MAX = 3
@@ -174,11 +175,12 @@ def _infer(services: Services, predictor: Predictor, claims: list[Claim]) -> Non
         return
     batch = np.stack([_picture(usable[held.id]) for held in ready])
     outputs = predictor.predict(batch)
-    results = zip(ready, outputs.logits, outputs.ood_scores, strict=True)
+    maps = [None] * len(ready) if outputs.saliency is None else outputs.saliency
+    results = zip(ready, outputs.logits, outputs.ood_scores, maps, strict=True)
     with services.database.begin() as tx:
         ended = [
-            (held, _conclusion(services, tx, float(logit), float(ood_score)))
-            for held, logit, ood_score in results
+            (held, _conclusion(services, tx, float(logit), float(ood_score), saliency))
+            for held, logit, ood_score, saliency in results
         ]
         studies, lost = outcomes.record_outcomes(tx, INFER, ended)
     for held in lost:
@@ -187,7 +189,13 @@ def _infer(services: Services, predictor: Predictor, claims: list[Claim]) -> Non
         _report_if_complete(services, progress)
 
 
-def _conclusion(services: Services, tx: Transaction, logit: float, ood_score: float) -> Outcome:
+def _conclusion(
+    services: Services,
+    tx: Transaction,
+    logit: float,
+    ood_score: float,
+    saliency: NDArray[np.float32] | None,
+) -> Outcome:
     """One picture's result, or that it is too unlike the training images to have one."""
     ood = services.bundle.ood
     if ood.is_far(ood_score):
@@ -204,6 +212,7 @@ def _conclusion(services: Services, tx: Transaction, logit: float, ood_score: fl
         outside_intended_use=ood.is_outside(ood_score),
         model_name=services.bundle.name,
         model_version=services.bundle.version,
+        saliency=None if saliency is None else as_stored(saliency),
     )
     return outcomes.prediction_outcome(tx, row)
 

@@ -8,7 +8,7 @@ import threading
 
 from celery import Celery
 
-from db.claims import DELIVER, STAGES, Stage, due_keys
+from db.claims import COMMIT, DELIVER, STAGES, Stage, due_keys
 from db.engine import Database
 from worker import log
 from worker.celery_app import QUEUES
@@ -56,4 +56,4 @@ def queue_lengths(app: Celery) -> dict[str, int]:
 
 def _limit(stage: Stage) -> int:
     # Each due delivery names its destination, many of them the same one.
-    return 200 if stage is DELIVER else 4
+    return 200 if stage in (DELIVER, COMMIT) else 4

@@ -15,7 +15,7 @@ from celery import Celery
 from celery.platforms import SecurityWarning
 from celery.signals import worker_process_init, worker_ready
 
-from db import schema
+from db import destinations, schema
 from db.engine import Database
 from worker import log, reconcile
 from worker.celery_app import DICOM_QUEUE, INFERENCE_QUEUE, make_app
@@ -29,6 +29,8 @@ def run_dicom(settings: Settings, concurrency: int) -> int:
     """Reconcile, and keep the Celery worker of the dicom queue alive beside it."""
     database = Database(settings.database)
     schema.require_current(database)
+    with database.begin() as tx:
+        destinations.apply_settings(tx, [it.name for it in settings.recipients if it.hold])
     stop = stop_event()
     argv = [sys.executable, "-m", "worker.roles", str(concurrency)]
     celery = Child("celery", argv, settings.environment())
@@ -52,7 +54,9 @@ def run_inference(settings: Settings) -> int:
     from worker.tasks import ProcessServices, register_inference_tasks
 
     services = ProcessServices(settings)
-    predictor = Predictor(services().bundle, preprocess_version=preprocess.VERSION)
+    predictor = Predictor(
+        services().bundle, preprocess_version=preprocess.VERSION, saliency=settings.saliency
+    )
     predictor.warm_up((1,))  # larger batches are traced when the first of each comes: 2 s each
     app = make_app(settings.broker)
     register_inference_tasks(app, services, predictor)

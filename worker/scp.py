@@ -11,13 +11,18 @@ from pathlib import Path
 from socketserver import BaseServer
 from typing import Any, cast
 
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from dicom_io.contexts import listener_contexts
+from dicom_io import commitment
+from dicom_io.commitment import CommitmentReport
+from dicom_io.contexts import STORAGE_COMMITMENT, listener_contexts
+from dicom_io.errors import UnreadableDicom
 from worker import fast_pdu, log
 from worker.receive import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Origin
 
@@ -32,6 +37,9 @@ DRAIN_S = 10
 
 _log = log.get("scp")
 Store = Callable[[Path, Origin], int]
+RecordCommitment = Callable[[CommitmentReport], bool]  # False: nobody asked for it
+PROCESSING_FAILURE = 0x0110  # PS3.7 10.1.1.1.8
+INVALID_ARGUMENT_VALUE = 0x0115
 
 
 def bind_port(bind: str, port: int) -> socket.socket:
@@ -55,6 +63,7 @@ def start_server(
     listening: socket.socket,
     *,
     store: Store,
+    record_commitment: RecordCommitment,
     temp_folder: Path,
     ae_title: str,
     allowed_calling_ae_titles: tuple[str, ...] = (),
@@ -78,7 +87,9 @@ def start_server(
     ae.network_timeout = NETWORK_TIMEOUT_S
     handlers: list[EventHandlerType] = [
         (evt.EVT_CONN_OPEN, _refuse_strangers, [allowed_ips]),
+        (evt.EVT_REQUESTED, _offer_commitment_to_scps),
         (evt.EVT_C_STORE, _handle_store, [store]),
+        (evt.EVT_N_EVENT_REPORT, _handle_commitment, [record_commitment]),
     ]
     if not fast_pdu.is_supported():
         _log.warning(
@@ -154,6 +165,30 @@ def _refuse_strangers(event: Event, allowed: tuple[IPv4Network | IPv6Network, ..
     if allowed and not any(address in network for network in allowed):
         _log.warning("connection refused: address not in CXR_ALLOWED_IPS")
         event.assoc.abort()
+
+
+def _offer_commitment_to_scps(event: Event) -> None:
+    """Storage commitment is for who reports on what we asked; we never commit ourselves."""
+    assoc = event.assoc
+    role = assoc.requestor.role_selection.get(UID(STORAGE_COMMITMENT))
+    if role is None or not role.scp_role:
+        assoc.acceptor.supported_contexts = [
+            context
+            for context in assoc.acceptor.supported_contexts
+            if context.abstract_syntax != STORAGE_COMMITMENT
+        ]
+
+
+def _handle_commitment(event: Event, record: RecordCommitment) -> tuple[int, Dataset | None]:
+    try:
+        known = record(commitment.read_report(event.event_information))
+    except UnreadableDicom as error:
+        _log.warning("commitment report not read: %s", error)
+        return INVALID_ARGUMENT_VALUE, None
+    except Exception as error:  # the database may be down; we ask again
+        _log.error("commitment report not recorded: %s", log.where(error))
+        return PROCESSING_FAILURE, None
+    return (0x0000 if known else INVALID_ARGUMENT_VALUE), None
 
 
 def _handle_store(event: Event, store: Store) -> int:

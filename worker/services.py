@@ -6,7 +6,8 @@ from db import schema
 from db.engine import Database
 from dicom_io.eligibility import Policy
 from model.bands import Interpreter
-from model.bundle import Bundle, read_bundle, shipped_bundle_path
+from model.bundle import FINDING, Bundle, read_bundle, shipped_bundle_path
+from model.errors import BundleError
 from worker import home
 from worker.celery_app import make_app
 from worker.notify import Notifier, Notify
@@ -39,7 +40,14 @@ def make_policy(settings: Settings) -> Policy:
 
 
 def open_bundle(settings: Settings) -> Bundle:
-    return read_bundle(settings.model_bundle or shipped_bundle_path())
+    """Raises BundleError, also for a bundle of another finding: every report says pneumonia."""
+    bundle = read_bundle(settings.model_bundle or shipped_bundle_path())
+    if bundle.finding.casefold() != FINDING.casefold():
+        raise BundleError(
+            f"{bundle.path} finds {bundle.finding}, but reports speak of {FINDING}: use another "
+            "CXR_MODEL_BUNDLE (`cxr-train evaluate` takes any)"
+        )
+    return bundle
 
 
 def make_interpreter(settings: Settings, bundle: Bundle) -> Interpreter:

@@ -26,8 +26,8 @@ from pydantic import (
     model_validator,
 )
 
-from dicom_io.destination import Destination
-from worker import embedded
+from worker import destinations, embedded
+from worker.destinations import DestinationsFile, Recipient
 from worker.errors import BadSettings
 
 PREFIX = "CXR_"
@@ -95,16 +95,24 @@ class Settings(BaseModel):
     allowed_ips: Annotated[tuple[IPv4Network | IPv6Network, ...], CommaSeparated] = Field(
         (), description="Addresses or networks that may associate. Empty: anyone."
     )
-    destinations: Annotated[tuple[Destination, ...], CommaSeparated] = Field(
+    destinations: Annotated[tuple[Recipient, ...], CommaSeparated] = Field(
         (),
-        description="Where reports go: AET@host:port, comma-separated. "
-        "Empty: results stay in the database.",
+        description="Where reports go: AET@host:port, tls+AET@host:port or https://…/studies, "
+        "comma-separated. Empty: results stay in the database.",
+    )
+    destinations_file: DestinationsFile | None = Field(
+        None, description="TOML file of more destinations, each with its own options."
     )
     delivery: bool = Field(
         True, description="Off: shadow mode; reports are built and kept, never sent."
     )
     study_settle_s: float = Field(
         30, ge=0, le=86400, description="Quiet time after a study's last image before its report."
+    )
+    saliency: bool = Field(
+        True,
+        description="Off: no picture of where the model looked beside the report of an image that "
+        "is positive or to be reviewed.",
     )
     model_bundle: Path | None = Field(
         None, description="Folder of the model bundle. Empty: the shipped one."
@@ -192,7 +200,14 @@ class Settings(BaseModel):
     def _parse_destinations(cls, value: object) -> object:
         parts = _split(value)
         if isinstance(parts, tuple):
-            return tuple(Destination.parse(p) if isinstance(p, str) else p for p in parts)
+            return tuple(destinations.parse(p) if isinstance(p, str) else p for p in parts)
+        return value
+
+    @field_validator("destinations_file", mode="before")
+    @classmethod
+    def _read_destinations(cls, value: object) -> object:
+        if isinstance(value, str):
+            return destinations.read_file(Path(value)) if value.strip() else None
         return value
 
     @field_validator("timezone")
@@ -210,6 +225,22 @@ class Settings(BaseModel):
         if low is not None and high is not None and low > high:
             raise ValueError("CXR_BAND_REVIEW_FROM must not be above CXR_BAND_POSITIVE_FROM")
         return self
+
+    @model_validator(mode="after")
+    def _destinations_have_names_of_their_own(self) -> Self:
+        if problems := destinations.duplicates(list(self.recipients)):
+            where = "CXR_DESTINATIONS and CXR_DESTINATIONS_FILE"
+            raise ValueError(f"{where}: {'; '.join(problems)}")
+        return self
+
+    @property
+    def recipients(self) -> tuple[Recipient, ...]:
+        """Every destination, whichever setting names it."""
+        listed = self.destinations_file
+        return self.destinations + (listed.recipients if listed else ())
+
+    def recipient(self, name: str) -> Recipient | None:
+        return next((it for it in self.recipients if it.name == name), None)
 
     @property
     def home(self) -> Path:

@@ -5,7 +5,7 @@ import os
 from celery import Celery
 
 from model.predict import Predictor
-from worker import deliver, pipeline, report
+from worker import commit, deliver, pipeline, report
 from worker.celery_app import task_name
 from worker.services import Services, make_services
 from worker.settings import Settings
@@ -37,6 +37,10 @@ def register_dicom_tasks(app: Celery, services: ProcessServices) -> None:
     @app.task(name=task_name("deliver"), time_limit=deliver.TIME_LIMIT_S)
     def send_out(destination: str) -> None:
         deliver.deliver(services(), destination)
+
+    @app.task(name=task_name("commit"))
+    def ask_commitment(destination: str) -> None:
+        commit.commit(services(), destination)
 
 
 def register_inference_tasks(app: Celery, services: ProcessServices, predictor: Predictor) -> None:

@@ -8,7 +8,18 @@ import sqlalchemy as sa
 
 from db import schema
 from db.arrivals import StudyHeader
-from db.claims import DELIVER, INFER, PREPARE, REPORT, Stage, claim, complete, due_keys, release
+from db.claims import (
+    DELIVER,
+    INFER,
+    PREPARE,
+    REPORT,
+    Stage,
+    claim,
+    claim_for,
+    complete,
+    due_keys,
+    release,
+)
 from db.engine import Database
 from db.errors import LeaseLost
 from db.tables import instances, outbox
@@ -143,13 +154,20 @@ def test_a_destination_gets_the_reports_of_a_study_in_order(database: Database) 
         rows.prepare(database, f"1.{number}")
         rows.predict(database, f"1.{number}")
         rows.report(database, f"2.25.{number}", "A@host:1", "B@host:2")
-    first = _claim(database, DELIVER)
-    assert len(first) == 2  # one for each destination
     with database.begin() as tx:
+        first, second = claim_for(tx, DELIVER, "A@host:1", limit=9, lease_s=60)
+        assert first.id < second.id
+        release(tx, DELIVER, first, error="refused", retry_in_s=60)
+        release(tx, DELIVER, second, error="waits", retry_in_s=-1)
+        assert claim_for(tx, DELIVER, "A@host:1", limit=9, lease_s=60) == []
+        assert len(claim_for(tx, DELIVER, "B@host:2", limit=9, lease_s=60)) == 2
         tx.conn.execute(
-            sa.update(outbox).where(outbox.c.id == first[0]).values(state="sent", due_at=None)
+            sa.update(outbox)
+            .where(outbox.c.id == first.id)
+            .values(due_at=tx.now - timedelta(seconds=2))
         )
-    assert len(_claim(database, DELIVER)) == 1
+        again = claim_for(tx, DELIVER, "A@host:1", limit=9, lease_s=60)
+        assert [held.id for held in again] == [first.id, second.id]
 
 
 def test_time_is_the_databases_clock(database_url: str) -> None:

@@ -5,7 +5,9 @@ from dicom_io.contexts import (
     IMAGE_SOP_CLASSES,
     IMAGE_TRANSFER_SYNTAXES,
     OTHER_SOP_CLASSES,
+    STORAGE_COMMITMENT,
     STORAGE_CONTEXTS,
+    VERIFICATION,
     listener_contexts,
 )
 from dicom_io.eligibility import is_image_class
@@ -25,10 +27,10 @@ def test_every_sop_class_is_a_storage_class_of_the_standard():
         assert is_image_class(uid) == (uid in IMAGE_SOP_CLASSES)
 
 
-def test_the_listener_offers_few_contexts_verification_among_them():
+def test_the_listener_offers_few_contexts_verification_and_commitment_among_them():
     contexts = listener_contexts()
-    assert len(contexts) == len(STORAGE_CONTEXTS) + 1 < 30
-    assert "1.2.840.10008.1.1" in {context.abstract_syntax for context in contexts}
+    assert len(contexts) == len(STORAGE_CONTEXTS) + 2 < 30
+    assert {VERIFICATION, STORAGE_COMMITMENT} <= {it.abstract_syntax for it in contexts}
 
 
 def test_non_images_are_offered_without_pixel_compression():

@@ -7,7 +7,15 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["model.bundle", "model.bands", "model.predict", "training.cli", "training.export"]
+    "module",
+    [
+        "model.bundle",
+        "model.bands",
+        "model.predict",
+        "model.evaluation.files",
+        "training.cli",
+        "training.export",
+    ],
 )
 def test_import_leaves_tensorflow_and_keras_out(module: str) -> None:
     code = f"import sys, {module}; print(*({{'tensorflow', 'keras', 'cv2'}} & set(sys.modules)))"

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.support import dicom
@@ -51,6 +53,13 @@ class Orthanc:
         with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=30) as answer:
             return json.load(answer)
 
+    def preview(self, instance: str) -> Any:
+        """What Orthanc's own pages show of an instance: uint8 (rows, columns, 3)."""
+        url = f"http://127.0.0.1:{self.http_port}/instances/{instance}/preview"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            png = np.frombuffer(answer.read(), np.uint8)
+        return cv2.imdecode(png, cv2.IMREAD_COLOR)
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
@@ -82,9 +91,14 @@ def test_what_orthanc_stores_comes_back_into_its_study_as_one_report(
     assert study["ID"] == stored["ParentStudy"]
     series = [orthanc.get(f"/series/{uid}") for uid in study["Series"]]
     modalities = sorted(it["MainDicomTags"]["Modality"] for it in series)
-    assert modalities == ["CR", "SR"]
-    (report,) = next(it for it in series if it["MainDicomTags"]["Modality"] == "SR")["Instances"]
+    assert modalities == ["CR", "OT", "SR"]
+    of = {it["MainDicomTags"]["Modality"]: it["Instances"] for it in series}
+    (report,), (picture,) = of["SR"], of["OT"]
     tags = orthanc.get(f"/instances/{report}/simplified-tags")
     assert tags["SOPInstanceUID"] == row["sr_sop_instance_uid"]
     assert tags["PatientID"] == ds.PatientID
+    assert tags["CurrentRequestedProcedureEvidenceSequence"]
+    shown = orthanc.preview(picture)
+    assert shown.shape[0] > 900
+    assert (np.ptp(shown.astype(int), axis=2) > 60).mean() > 0.02  # heat and warnings in colour
     assert system.study(ds.StudyInstanceUID) == row  # the report did not come round again

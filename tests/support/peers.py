@@ -2,6 +2,8 @@
 
 import shutil
 import socket
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +21,10 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def validate(path: Path) -> str:
+    """What dciodvfy says of a file."""
+    argv = [tool("dciodvfy"), "-new", path]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    return done.stderr + done.stdout

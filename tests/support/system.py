@@ -82,6 +82,13 @@ class Pacs:
 
     def reports(self, study: str) -> list[FileDataset]:
         """The study's reports in the order of their arrival, each SOP Instance once."""
+        return [ds for ds in self._of(study) if ds.Modality == "SR"]
+
+    def pictures(self, study: str) -> list[FileDataset]:
+        """The study's saliency pictures, likewise."""
+        return [ds for ds in self._of(study) if ds.Modality == "OT"]
+
+    def _of(self, study: str) -> list[FileDataset]:
         with self._lock:
             found = {ds.SOPInstanceUID: ds for ds in self.received if ds.StudyInstanceUID == study}
         return list(found.values())

@@ -24,7 +24,7 @@ def write_pictures(split: Path, each: int, *, side: int = 64, seed: int = 0) -> 
             picture = rng.normal(120, 30, (side, side)) + slope
             patient = index // 2
             stem = (
-                f"person{patient}_virus_{index}"
+                f"person{patient}_{('bacteria', 'virus')[patient % 2]}_{index}"
                 if label
                 else f"IM-{patient:04d}-{index % 2 + 1:04d}"
             )
@@ -40,6 +40,14 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def few_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 pictures of 6 patients in train/: what a large network is tried on."""
+    folder = tmp_path_factory.mktemp("few")
+    write_pictures(folder / "train", 6)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def dataset(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load(data_folder / "train", tmp_path_factory.mktemp("cache"))
 
@@ -51,7 +59,7 @@ def build_tiny(_weights: Any) -> Any:
     x = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(pixels))
     x = keras.layers.Conv2D(4, 3, activation="relu")(x)
     x = keras.layers.Dropout(0.2)(keras.layers.Flatten()(x))
-    return keras.Model(pixels, keras.layers.Dense(1)(x))
+    return keras.Model(pixels, keras.layers.Dense(1, dtype="float32", name="logits")(x))
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,13 @@ def test_bundle_gives_the_logits_of_the_run(exported: Path, dataset: Dataset) ->
     }
 
 
+def test_saliency_of_a_bundle_can_be_tried(exported: Path, data_folder: Path) -> None:
+    bundle = exported / "bundles" / "efficientnet-lite0-0.0.1"
+    said = run("saliency", bundle, "--data", data_folder, "--pictures", 50)
+    assert "hottest 10% hidden" in said
+    assert "central thorax" in said
+
+
 def test_bundle_holds_card_plot_and_manifest_without_local_paths(exported: Path) -> None:
     folder = exported / "bundles" / "efficientnet-lite0-0.0.1"
     assert {file.name for file in folder.iterdir()} == {
@@ -97,18 +104,80 @@ def test_bundle_is_evaluated_on_a_labelled_split_at_its_own_thresholds(
     points = read_bundle(folder).operating_points
     assert report["images"] == 32
     assert report["operating_points"]["rule_in"]["threshold"] == points.rule_in.threshold
+    assert "rule_in_95" in report["operating_points"]
 
 
-def test_inspect_counts_and_names_copies_and_unreadable_files(tmp_path: Path) -> None:
-    picture = np.zeros((8, 8), np.uint8)
-    for name in ("train/NORMAL/IM-1.png", "train/PNEUMONIA/person1_virus_1.png"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / name), picture + len(name))
-    (tmp_path / "train/NORMAL/IM-2.png").write_bytes(b"broken")
-    assert "3 images" in CliRunner().invoke(main, ["inspect", "--data", str(tmp_path)]).output
-    result = CliRunner().invoke(main, ["inspect", "--data", str(tmp_path)])
-    assert "unreadable: train/NORMAL/IM-2.png" in result.output
+def test_report_of_a_run_is_a_page_with_galleries_and_a_line_an_image(exported: Path) -> None:
+    page = (exported / "run" / "evaluation.html").read_text()
+    for title in ("Training", "Subgroups", "Pneumonia called normal", "Shortcuts"):
+        assert f"<h2>{title}</h2>" in page
+    lines = (exported / "run" / "evaluation.csv").read_text().splitlines()
+    report = json.loads((exported / "run" / "evaluation.json").read_text())
+    assert len(lines) == report["images"] + 1
+    assert (
+        "Subgroups"
+        in (exported / "bundles" / "efficientnet-lite0-0.0.1" / "MODEL_CARD.md").read_text()
+    )
+
+
+def write_chest(path: Path, seed: int, side: int = 256) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, 1, (side, side))
+    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 20), None, 0, 255, cv2.NORM_MINMAX)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), picture.astype(np.uint8))
+    return picture.astype(np.uint8)
+
+
+def test_inspect_names_copies_small_cut_off_and_shared_files(tmp_path: Path) -> None:
+    normal, sick = tmp_path / "train" / "NORMAL", tmp_path / "train" / "PNEUMONIA"
+    picture = write_chest(normal / "IM-1.jpeg", 1)
+    write_chest(normal / "IM-2.jpeg", 2)
+    write_chest(sick / "person1_virus_1.jpeg", 3, side=180)
+    cv2.imwrite(str(sick / "person2_virus_2.png"), cv2.resize(picture, (300, 280)))
+    (normal / "IM-1-copy.jpeg").write_bytes((normal / "IM-1.jpeg").read_bytes())
+    whole = (normal / "IM-2.jpeg").read_bytes()
+    (normal / "IM-3.jpeg").write_bytes(whole[: len(whole) // 2])
+    (normal / "IM-4.jpeg").write_bytes(b"broken")
+    for name in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / f"{name}.jpeg").write_bytes(whole + name.encode())
+    (tmp_path / "test" / "NORMAL" / "leak.jpeg").write_bytes(whole)
+
+    sheet = tmp_path / "sheet.png"
+    arguments = ["inspect", "--data", str(tmp_path), "--sheet", str(sheet)]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert any("train: 7 images (NORMAL 5, PNEUMONIA 2: 28.6%), 6 patients" in it for it in lines)
+    assert any("1 sets of byte-identical files" in it for it in lines)
+    assert "smaller than the model's 224 px: 1" in lines
+    assert "unreadable or cut off: 2" in lines
+    assert {"  train/NORMAL/IM-3.jpeg", "  train/NORMAL/IM-4.jpeg"} <= set(lines)
+    assert "the same file in two splits: 1" in lines
+    near = [it for it in lines if "of 256 bits" in it]
+    assert any("NORMAL/IM-1.jpeg and train/PNEUMONIA/person2_virus_2.png" in it for it in near)
+    drawn = cv2.imread(str(sheet))
+    assert drawn is not None
+    assert drawn.std() > 20
+
+
+def test_inspect_reads_a_table_of_findings(tmp_path: Path) -> None:
+    rows = ["Image Index,Finding Labels,Patient ID"]
+    for index, finding in enumerate(("Mass", "No Finding", "Mass|Edema")):
+        write_chest(tmp_path / "images" / f"{index}.png", index)
+        rows.append(f"{index}.png,{finding},{index // 2}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    table = ("--csv", tmp_path / "table.csv", "--images", tmp_path / "images")
+    output = run("inspect", *table, "--positive", "mass")
+    assert "table.csv: 3 images (not mass 1, mass 2: 66.7%), 2 patients in 2 groups" in output
+
+
+@pytest.mark.parametrize("given", [[], ["--data", "x", "--csv", "y"], ["--images", "x"]])
+def test_data_is_named_in_one_layout(given: list[str]) -> None:
+    for command in (["inspect"], ["fit", "scratch-cnn"]):
+        result = CliRunner().invoke(main, [*command, *given])
+        assert result.exit_code == 2
+        assert "--data FOLDER, or by --csv FILE and --images FOLDER" in result.output
 
 
 def test_unknown_recipe_names_those_there_are(tmp_path: Path) -> None:

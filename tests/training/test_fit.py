@@ -91,6 +91,79 @@ def test_fit_resumes_after_kill_as_if_nothing_had_happened(
     )
 
 
+def test_watching_run_is_resumed_and_keeps_its_best_epoch(
+    tiny_recipe: Recipe,
+    dataset: Dataset,
+    run_settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everything that plateau and early stopping know is in the log."""
+    from training import fit as module
+    from training.watch import EarlyStopping, ReduceOnPlateau
+
+    watching = dataclasses.replace(
+        tiny_recipe,
+        learning_rate=0.03,
+        schedule="constant",
+        warmup_epochs=0,
+        class_weights=True,
+        plateau=ReduceOnPlateau(patience=1, factor=0.5),
+        early_stopping=EarlyStopping(patience=4),
+    )
+    settings = run_settings(epochs=30)
+    straight, cut = Run(tmp_path / "straight"), Run(tmp_path / "cut")
+    module.fit(watching, dataset, straight, settings)
+
+    save = module.save
+
+    def cut_off(model: object, path: Path) -> None:
+        if path == cut.checkpoint and len(read_log(cut.log)) == 3:
+            raise KeyboardInterrupt  # after the log, before the checkpoint: the worst moment
+        save(model, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            module.fit(watching, dataset, cut, settings)
+    module.fit(watching, dataset, cut, settings)
+
+    rows = read_log(straight.log)
+    losses = [row["watched_loss"] for row in rows]
+    assert len(rows) < 30
+    assert len(rows) - 1 - int(np.argmin(losses)) <= 5
+    assert rows[-1]["learning_rate"] < rows[0]["learning_rate"] == pytest.approx(0.03)
+    assert [row["epoch"] for row in read_log(cut.log)] == [row["epoch"] for row in rows]
+    assert [row["watched_loss"] for row in read_log(cut.log)] == pytest.approx(losses, abs=1e-3)
+    np.testing.assert_allclose(
+        validation_logits(cut, dataset), validation_logits(straight, dataset), atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_resumes_and_is_served_in_float32(
+    tiny_recipe: Recipe, dataset: Dataset, run_settings: Settings, tmp_path: Path, precision: str
+) -> None:
+    import keras
+
+    from training.fit import fit, load_checkpoint
+    from training.networks import save_for_inference
+
+    run = Run(tmp_path / "run")
+    fit(tiny_recipe, dataset, run, run_settings(epochs=2, precision=precision))
+    model = load_checkpoint(run.checkpoint)
+    assert model.get_layer(index=2).compute_dtype == precision.removeprefix("mixed_")
+    assert int(model.optimizer.iterations) == 2 * 3
+    assert keras.config.dtype_policy().name == "float32"
+    save_for_inference(run.final, tmp_path / "served.keras")
+    served = keras.saving.load_model(tmp_path / "served.keras")
+    assert {layer.compute_dtype for layer in served.layers} == {"float32"}
+    pixels = dataset.pixels[:4][..., None].astype(np.float32)
+    np.testing.assert_allclose(
+        served.predict_on_batch(pixels), validation_logits(run, dataset)[:4, None], atol=0.05
+    )
+
+
 def test_finished_run_is_not_fitted_again(
     tiny_recipe: Recipe, dataset: Dataset, run_settings: Settings, tmp_path: Path
 ) -> None:
@@ -128,6 +201,8 @@ def test_run_folder_of_other_settings_is_refused(
 def test_learning_rate_warms_up_and_falls_to_zero(tiny_recipe: Recipe) -> None:
     from training.fit import learning_rate
 
+    constant = dataclasses.replace(tiny_recipe, schedule="constant", warmup_epochs=0)
+    assert {learning_rate(e, recipe=constant, epochs=4) for e in (0, 1.5, 3.9)} == {3e-3}
     rates = [learning_rate(e, recipe=tiny_recipe, epochs=4) for e in (0, 0.25, 0.5, 2, 3.999)]
     assert rates[0] < rates[1] < rates[2] == pytest.approx(3e-3)
     assert rates[2] > rates[3] > rates[4]

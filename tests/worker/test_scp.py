@@ -43,6 +43,7 @@ class Scp:
         self.server = scp.start_server(
             listening,
             store=self._store,
+            record_commitment=lambda _report: False,
             temp_folder=self.temp,
             ae_title="CXR_WORKER",
         )

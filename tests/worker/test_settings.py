@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_io.destination import Destination
 from dicom_io.eligibility import Policy
+from worker.destinations import parse
 from worker.errors import BadSettings
 from worker.services import make_policy
 from worker.settings import PREFIX, Settings
@@ -94,8 +94,8 @@ def test_lists_are_separated_by_commas() -> None:
         }
     )
     assert settings.destinations == (
-        Destination(ae_title="PACS", host="10.0.0.1", port=104),
-        Destination(ae_title="ARCHIVE", host="::1", port=11112),
+        parse("PACS@10.0.0.1:104"),
+        parse("ARCHIVE@[::1]:11112"),
     )
     assert [str(network) for network in settings.allowed_ips] == ["10.0.0.0/8", "127.0.0.1/32"]
     assert settings.allowed_calling_ae_titles == ("PACS", "MODALITY 1")

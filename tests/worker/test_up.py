@@ -55,6 +55,7 @@ def test_an_adult_is_analysed_but_no_probability_is_delivered(
     assert row["probability"] is not None
     (report,) = pacs.reports(ds.StudyInstanceUID)
     assert "Certainty of Finding" not in _text(report)
+    assert pacs.pictures(ds.StudyInstanceUID) == []
     assert "outside the intended use" in _text(report)
 
 
@@ -66,6 +67,28 @@ def test_a_real_adult_chest_is_not_taken_for_something_else(system: System, tmp_
     assert instance["state"] == "predicted"
     assert instance["ood_score"] < 1
     assert row["intended_use"] == "inside"
+
+
+def test_a_suspicious_image_comes_back_with_a_picture_that_the_report_refers_to(
+    system: System, pacs: Pacs, tmp_path: Path
+) -> None:
+    ds = dicom.real_copy("RG1_UNCR.dcm", PatientAge="004Y")
+    study = ds.StudyInstanceUID
+    _send(system, tmp_path, ds)
+    row = system.wait_until_delivered(study)
+    assert row["band"] == "review"
+    (report,) = pacs.reports(study)
+    (picture,) = pacs.pictures(study)
+    assert f"Illustration of ROI: {picture.SOPInstanceUID}" in _text(report)
+    assert picture.SourceImageSequence[0].ReferencedSOPInstanceUID == ds.SOPInstanceUID
+    assert picture.pixel_array.std() > 10
+    assert picture.SeriesInstanceUID not in (ds.SeriesInstanceUID, report.SeriesInstanceUID)
+    lateral = dicom.chest(study, ViewPosition="LL", PatientAge="004Y")
+    _send(system, tmp_path, lateral)
+    wait_for("the second report", lambda: len(pacs.reports(study)) == 2, 60)
+    newest = pacs.reports(study)[-1]
+    assert f"Illustration of ROI: {picture.SOPInstanceUID}" in _text(newest)  # not drawn again
+    assert len(pacs.pictures(study)) == 1
 
 
 def test_a_picture_unlike_the_training_images_is_outside_and_the_report_says_why(

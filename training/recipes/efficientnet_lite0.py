@@ -23,8 +23,8 @@ FROZEN_BLOCKS = 5
 DROPOUT = 0.3
 
 
-def build(weights: Weights) -> Any:
-    model = efficientnet_lite.build(size=224, outputs=1, dropout=DROPOUT)
+def build(weights: Weights, outputs: int = 1) -> Any:
+    model = efficientnet_lite.build(size=224, outputs=outputs, dropout=DROPOUT)
     if weights is not None:
         checkpoint = weights if isinstance(weights, Path) else imagenet_checkpoint()
         efficientnet_lite.load_weights(model, checkpoint)

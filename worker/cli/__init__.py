@@ -20,6 +20,12 @@ _COMMANDS = {
     "results": "query:results",
     "show": "query:show",
     "status": "query:status",
+    "retry": "again:retry",
+    "reprocess": "again:reprocess",
+    "destination": "again:destination",
+    "retract": "withdraw:retract",
+    "forget": "withdraw:forget",
+    "validate": "validate:validate",
     "check": "admin:check",
     "db": "admin:db",
 }

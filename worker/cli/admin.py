@@ -11,7 +11,8 @@ import sqlalchemy.exc
 from db import schema
 from db.engine import Database
 from db.errors import DatabaseError
-from dicom_io.destination import Destination
+from dicom_io.destination import WebDestination
+from worker.destinations import Recipient
 from worker.errors import WorkerError
 from worker.settings import Settings
 
@@ -28,8 +29,8 @@ def check() -> None:
         ("model", lambda: _model(settings)),
     ]
     checks += [
-        (f"destination {destination}", partial(_echo, settings, destination))
-        for destination in settings.destinations
+        (f"destination {recipient}", partial(_echo, settings, recipient))
+        for recipient in settings.recipients
     ]
     failed = 0
     for name, probe in checks:
@@ -92,12 +93,16 @@ def _model(settings: Settings) -> str:
     return f"{bundle.name} {bundle.version}"
 
 
-def _echo(settings: Settings, destination: Destination) -> str:
-    from dicom_io import scu
+def _echo(settings: Settings, recipient: Recipient) -> str:
+    from dicom_io import scu, stow
     from dicom_io.errors import DestinationUnavailable
 
+    address = recipient.address
     try:
-        scu.echo(destination, calling_ae_title=settings.ae_title)
+        if isinstance(address, WebDestination):
+            return stow.probe(address)
+        aet = recipient.calling_ae_title or settings.ae_title
+        scu.echo(address, calling_ae_title=aet)
     except DestinationUnavailable as error:
         raise _Failed(str(error)) from error
     return "answers C-ECHO"

@@ -30,7 +30,8 @@ _COLUMNS = (
 )
 
 
-def _open() -> tuple[Settings, Database]:
+def open_database() -> tuple[Settings, Database]:
+    """The database of the settings; WorkerError or SchemaMismatch if it is not there."""
     settings = Settings.from_env()
     if settings.database.startswith("sqlite"):
         path = settings.database.removeprefix("sqlite:///")
@@ -64,7 +65,7 @@ def results(
     fmt: str,
 ) -> None:
     """Query results: one row per study, the newest first."""
-    _, database = _open()
+    _, database = open_database()
     if limit is None and fmt == "table":
         limit = TABLE_ROWS_MAX
     wanted = queries.ResultFilter(
@@ -94,7 +95,7 @@ def results(
 @click.argument("study")
 def show(study: str) -> None:
     """Show one study's timeline, from its first byte to its delivery. STUDY is its UID."""
-    _, database = _open()
+    _, database = open_database()
     with database.read() as tx:
         found = queries.find_study_results(tx, queries.ResultFilter(study_instance_uid=study))
         images = queries.find_instance_results(tx, study)
@@ -102,6 +103,8 @@ def show(study: str) -> None:
     if not found:
         raise WorkerError(f"no study {study} in the database")
     _print_table(found, _COLUMNS)
+    if found[0]["retracted_at"] is not None:
+        click.echo(f"retracted at {_text(found[0]['retracted_at'])}: no report of it is delivered")
     _print_table(
         images,
         (

@@ -1,0 +1,5 @@
+"""`python -m training` is `cxr-train`."""
+
+from training.cli import main
+
+main()

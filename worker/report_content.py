@@ -1,0 +1,166 @@
+"""What a report says of a study: its conclusion, each image's finding, and a digest of it all."""
+
+import hashlib
+import json
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from db.reports import InstanceSnapshot, StudyResult, StudySnapshot
+from dicom_io import eligibility, sr
+from dicom_io.errors import DicomError
+from dicom_io.read import age_years, integer_value, read_header_dataset
+from dicom_io.sr_report import Outline
+from worker import saliency
+from worker.services import Services
+from worker.version import VERSION
+
+TEMPLATE_VERSION = 2  # raised when the same study would be reported in other words
+
+
+def conclude(images: list[InstanceSnapshot]) -> StudyResult:
+    """A study's result: that of its most suspicious image."""
+    highest = _highest(images)
+    if highest is None:
+        reasons = sorted({it.reason for it in images if it.reason})
+        note = "; ".join(reasons) if images else "no image in this study"
+        return StudyResult(
+            intended_use=None,
+            probability=None,
+            band=None,
+            model_name=None,
+            model_version=None,
+            note=note,
+        )
+    return StudyResult(
+        intended_use=highest.intended_use,
+        probability=highest.probability,
+        band=highest.band,
+        model_name=highest.model_name,
+        model_version=highest.model_version,
+        note=None,
+    )
+
+
+def _highest(images: list[InstanceSnapshot]) -> InstanceSnapshot | None:
+    analysed = [it for it in images if it.probability is not None]
+    return max(analysed, key=lambda it: it.probability or 0.0, default=None)
+
+
+def study_report(
+    services: Services,
+    study: StudySnapshot,
+    images: list[InstanceSnapshot],
+    now: datetime,
+) -> sr.StudyReport:
+    """What the report says, before its pictures are drawn."""
+    newest, settings, bundle = study.newest_report, services.settings, services.bundle
+    findings = tuple(_finding(services, study, image) for image in images)
+    shown = max(findings, key=lambda finding: finding.probability or -1.0)
+    return sr.StudyReport(
+        images=findings,
+        model=sr.ModelIdentity(
+            name=bundle.name,
+            version=bundle.version,
+            weights_sha256=bundle.weights_sha256,
+            preprocess_version=bundle.preprocess_version,
+        ),
+        probability=shown.probability,
+        band=shown.band,
+        operating_point=_operating_point(services),
+        prevalence=settings.prevalence,
+        intended_use=_intended_use(services, shown.dataset),
+        intended_use_text=bundle.intended_use.text,
+        unlike_training=shown.unlike_training,
+        withhold=settings.outside_intended_use == "withhold",
+        sop_instance_uid=generate_uid(prefix=None),
+        series_instance_uid=newest.series_instance_uid if newest else generate_uid(prefix=None),
+        created_at=now,
+        software_version=VERSION,
+        timezone=ZoneInfo(settings.timezone),
+        instance_number=study.revision,
+        predecessor=None
+        if newest is None
+        else sr.Predecessor(
+            sop_class_uid=newest.sop_class_uid,
+            sop_instance_uid=newest.sop_instance_uid,
+            series_instance_uid=newest.series_instance_uid,
+        ),
+    )
+
+
+def content_digest(services: Services, images: list[InstanceSnapshot]) -> str:
+    """Over everything that shows in a report: evidence, headers, model, settings, template.
+
+    A header is told by its spool file's name, which a corrected one changes.
+    """
+    settings, bundle = services.settings, services.bundle
+    limits = services.interpreter.limits
+    shown = {
+        "images": sorted(
+            (
+                *(it.sop_instance_uid, it.spool_name, it.state, it.reason, it.probability, it.band),
+                _is_unlike(services, it),
+                it.saliency.data.hex() if it.saliency and settings.saliency else None,
+            )
+            for it in images
+        ),
+        "model": (bundle.name, bundle.version, bundle.weights_sha256),
+        "settings": (settings.prevalence, settings.outside_intended_use, settings.timezone),
+        "bands": (limits.review_from, limits.positive_from),
+        "template": TEMPLATE_VERSION,
+    }
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+
+
+def _finding(services: Services, study: StudySnapshot, image: InstanceSnapshot) -> sr.ImageFinding:
+    try:
+        dataset = read_header_dataset(services.spool.path(image.spool_name))
+    except (DicomError, FileNotFoundError):  # it was readable when it came
+        return sr.ImageFinding(
+            dataset=_known_of(study, image), reason="the stored file can no longer be read"
+        )
+    return sr.ImageFinding(
+        dataset=dataset,
+        probability=image.probability,
+        band=image.band,
+        reason=image.reason,
+        outline=_outline(services, image, dataset),
+        unlike_training=_is_unlike(services, image),
+    )
+
+
+def _outline(services: Services, image: InstanceSnapshot, header: Dataset) -> Outline | None:
+    rows, columns = integer_value(header, "Rows"), integer_value(header, "Columns")
+    return saliency.outline_of(image, rows, columns) if services.settings.saliency else None
+
+
+def _known_of(study: StudySnapshot, image: InstanceSnapshot) -> Dataset:
+    """What the database knows of an object: enough to name it as evidence."""
+    ds = Dataset()
+    ds.StudyInstanceUID = study.study_instance_uid
+    ds.SeriesInstanceUID = image.series_instance_uid
+    ds.SOPClassUID = image.sop_class_uid
+    ds.SOPInstanceUID = image.sop_instance_uid
+    return ds
+
+
+def _is_unlike(services: Services, image: InstanceSnapshot) -> bool:
+    return image.ood_score is not None and services.bundle.ood.is_outside(image.ood_score)
+
+
+def _intended_use(services: Services, header: Dataset) -> str:
+    use = services.bundle.intended_use
+    return eligibility.intended_use(age_years(header), use.min_age_years, use.max_age_years)
+
+
+def _operating_point(services: Services) -> str:
+    points, limits = services.bundle.operating_points, services.interpreter.limits
+    return (
+        f"review from {limits.review_from:.1%}, positive from {limits.positive_from:.1%}; "
+        f"on the validation set, rule-out has sensitivity {points.rule_out.sensitivity:.1%} "
+        f"and specificity {points.rule_out.specificity:.1%}, rule-in sensitivity "
+        f"{points.rule_in.sensitivity:.1%} and specificity {points.rule_in.specificity:.1%}"
+    )
