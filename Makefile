@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/installed
 
-.PHONY: demo test test-long check bench peers fuzz lock clean
+.PHONY: demo test test-long check bench bench-scale peers fuzz lock clean
 
 demo: $(SETUP)
 	@$(BIN)/python -m worker.demo
@@ -33,6 +33,11 @@ fuzz: $(SETUP)
 # Timings beside peers, to the terminal and var/bench.json.
 bench: $(SETUP)
 	$(BIN)/python -m tests.bench
+
+# How cost grows: databases of up to a million studies; 1, 2 and 4 inference workers.
+bench-scale: $(SETUP)
+	$(BIN)/python -m tests.bench.scale --workers 1 --workers 2 --workers 4
+	$(BIN)/python -m tests.bench.scale
 
 # Pin every dependency anew; names no registry.
 lock: $(SETUP)

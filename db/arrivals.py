@@ -47,6 +47,46 @@ class ArrivalOutcome(StrEnum):
     KNOWN = "known"  # the SOP Instance UID has a row already; nothing was written
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Statements:
+    """What every store runs, built once: building and hashing them costs more than running them."""
+
+    upsert_study: sa.Executable
+    insert_instance: sa.Executable
+
+
+def _make_statements(insert: Any) -> _Statements:
+    """`insert`: a dialect's own, which knows ON CONFLICT."""
+    upsert = insert(studies)
+    new = upsert.excluded
+    upsert = upsert.on_conflict_do_update(
+        index_elements=[studies.c.study_instance_uid],
+        set_={
+            "state": new.state,
+            "revision": studies.c.revision + 1,
+            "image_count": studies.c.image_count + new.image_count,
+            "pending_count": studies.c.pending_count + new.pending_count,
+            "last_arrival_at": new.last_arrival_at,
+            "due_at": new.due_at,
+            "attempts": 0,
+            "error": None,
+        },
+    )
+    return _Statements(
+        upsert_study=upsert.returning(studies.c.id),
+        insert_instance=insert(instances).on_conflict_do_nothing().returning(instances.c.id),
+    )
+
+
+_STATEMENTS = {
+    "sqlite": _make_statements(sqlite.insert),
+    "postgresql": _make_statements(postgresql.insert),
+}
+_SPOOL_NAME_OF = sa.select(instances.c.spool_name).where(
+    instances.c.sop_instance_uid == sa.bindparam("uid")
+)
+
+
 def record_arrival(
     tx: Transaction, arrival: Arrival, *, settle_s: float, max_age_days: int
 ) -> ArrivalOutcome:
@@ -54,8 +94,32 @@ def record_arrival(
     if spool_name_of(tx, arrival.sop_instance_uid) is not None:
         return ArrivalOutcome.KNOWN
     backlog = arrival.is_upload or _is_old(tx, arrival.study, max_age_days)
-    study_id = _lock_study(tx, arrival, backlog)
-    row = {
+    is_pending = arrival.state == InstanceState.RECEIVED
+    statements = _STATEMENTS[tx.conn.dialect.name]
+    study_id = None
+    if arrival.study is not None:
+        study = {
+            "study_instance_uid": arrival.study.study_instance_uid,
+            "accession_number": arrival.study.accession_number,
+            "patient_id": arrival.study.patient_id,
+            "issuer_of_patient_id": arrival.study.issuer_of_patient_id,
+            "study_date": arrival.study.study_date,
+            "age_years": arrival.study.age_years,
+            "state": StudyState.RECEIVING,
+            "backlog": backlog,
+            "is_upload": arrival.is_upload,
+            "revision": 1,
+            "reported_revision": 0,
+            "image_count": int(arrival.is_image),
+            "pending_count": int(is_pending),
+            "analysed_count": 0,
+            "attempts": 0,
+            "received_at": tx.now,
+            "last_arrival_at": tx.now,
+            "due_at": tx.now + timedelta(seconds=settle_s),
+        }
+        study_id = tx.conn.execute(statements.upsert_study, study).scalar_one()
+    instance = {
         "study_id": study_id,
         "sop_instance_uid": arrival.sop_instance_uid,
         "sop_class_uid": arrival.sop_class_uid,
@@ -69,24 +133,20 @@ def record_arrival(
         "view_position": arrival.view_position,
         "backlog": backlog,
         "received_at": tx.now,
-        "due_at": tx.now if arrival.state == InstanceState.RECEIVED else None,
-        "finished_at": None if arrival.state == InstanceState.RECEIVED else tx.now,
+        "due_at": tx.now if is_pending else None,
+        "finished_at": None if is_pending else tx.now,
         "attempts": 0,
     }
-    if _insert_or_ignore(tx, instances, row) is None:  # it came twice at the same moment
-        tx.conn.rollback()  # the study may be one that the other does not belong to
+    if tx.conn.execute(statements.insert_instance, instance).scalar_one_or_none() is None:
+        # It came twice at the same moment; the study may not be the one that the other is of.
+        tx.conn.rollback()
         return ArrivalOutcome.KNOWN
-    if study_id is not None:
-        pending = arrival.state == InstanceState.RECEIVED
-        _raise_revision(tx, study_id, arrival.is_image, pending, settle_s)
     return ArrivalOutcome.NEW
 
 
 def spool_name_of(tx: Transaction, sop_instance_uid: str) -> str | None:
-    query = sa.select(instances.c.spool_name).where(
-        instances.c.sop_instance_uid == sop_instance_uid
-    )
-    name: str | None = tx.conn.execute(query).scalar_one_or_none()
+    found = tx.conn.execute(_SPOOL_NAME_OF, {"uid": sop_instance_uid})
+    name: str | None = found.scalar_one_or_none()
     return name
 
 
@@ -138,7 +198,7 @@ def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> boo
         - (1 if row.state == InstanceState.PREDICTED else 0),
     }
     tx.conn.execute(sa.update(studies).where(studies.c.id == study_id).values(header))
-    _raise_revision(tx, study_id, is_image=False, pending=False, settle_s=settle_s)
+    _raise_revision(tx, study_id, settle_s)
     return True
 
 
@@ -171,58 +231,16 @@ def _is_old(tx: Transaction, study: StudyHeader | None, max_age_days: int) -> bo
     return study.study_date < (tx.now - timedelta(days=max_age_days)).date()
 
 
-def _lock_study(tx: Transaction, arrival: Arrival, backlog: bool) -> int | None:
-    study = arrival.study
-    if study is None:
-        return None
-    row = {
-        "study_instance_uid": study.study_instance_uid,
-        "accession_number": study.accession_number,
-        "patient_id": study.patient_id,
-        "issuer_of_patient_id": study.issuer_of_patient_id,
-        "study_date": study.study_date,
-        "age_years": study.age_years,
-        "state": StudyState.RECEIVING,
-        "backlog": backlog,
-        "is_upload": arrival.is_upload,
-        "revision": 0,
-        "reported_revision": 0,
-        "image_count": 0,
-        "pending_count": 0,
-        "analysed_count": 0,
-        "attempts": 0,
-        "received_at": tx.now,
-        "last_arrival_at": tx.now,
-    }
-    if (made := _insert_or_ignore(tx, studies, row)) is not None:
-        return made
-    query = sa.select(studies.c.id).where(studies.c.study_instance_uid == study.study_instance_uid)
-    found: int = tx.conn.execute(query.with_for_update()).scalar_one()
-    return found
-
-
-def _raise_revision(
-    tx: Transaction, study_id: int, is_image: bool, pending: bool, settle_s: float
-) -> None:
+def _raise_revision(tx: Transaction, study_id: int, settle_s: float) -> None:
     tx.conn.execute(
         sa.update(studies)
         .where(studies.c.id == study_id)
         .values(
             state=StudyState.RECEIVING,
             revision=studies.c.revision + 1,
-            image_count=studies.c.image_count + int(is_image),
-            pending_count=studies.c.pending_count + int(pending),
             last_arrival_at=tx.now,
             due_at=tx.now + timedelta(seconds=settle_s),
             attempts=0,
             error=None,
         )
     )
-
-
-def _insert_or_ignore(tx: Transaction, table: sa.Table, row: dict[str, Any]) -> int | None:
-    """The new row's id, or None if a row with its unique key stands already."""
-    dialect = sqlite if tx.conn.dialect.name == "sqlite" else postgresql
-    insert = dialect.insert(table).values(row).on_conflict_do_nothing()
-    made: int | None = tx.conn.execute(insert.returning(table.c.id)).scalar_one_or_none()
-    return made

@@ -94,7 +94,13 @@ class Claim:
 
 
 def claim(
-    tx: Transaction, stage: Stage, *, limit: int, lease_s: float, first: str | None = None
+    tx: Transaction,
+    stage: Stage,
+    *,
+    limit: int,
+    lease_s: float,
+    first: str | None = None,
+    untried_only: bool = False,
 ) -> list[Claim]:
     """Claim up to `limit` due rows of a stage, the row named by `first` before all others.
 
@@ -108,7 +114,7 @@ def claim(
         untried = stage.table.c.attempts == 0
         fresh = sa.and_(untried, stage.table.c.id.not_in(chosen)) if chosen else untried
         chosen += _select(tx, stage, limit=limit - len(chosen), extra=fresh)
-    if not chosen:
+    if not chosen and not untried_only:
         chosen = _select(tx, stage, limit=1)
     return _lease(tx, stage, _without_companions_of_the_retried(tx, stage, chosen), lease_s)
 
@@ -183,12 +189,17 @@ def _lease(tx: Transaction, stage: Stage, ids: Sequence[int], lease_s: float) ->
     return [claims[id_] for id_ in ids]
 
 
-def _update_held(tx: Transaction, stage: Stage, held: Claim, values: dict[str, Any]) -> None:
-    table = stage.table
-    update = (
-        sa.update(table)
-        .where(table.c.id == held.id, table.c.lease_token == held.token)
-        .values(values)
+# Built once: for a batch of rows, building the statement costs more than running it.
+_UPDATE_HELD = {
+    table.name: sa.update(table).where(
+        table.c.id == sa.bindparam("held_id"), table.c.lease_token == sa.bindparam("held_token")
     )
-    if tx.conn.execute(update).rowcount != 1:
+    for table in (instances, studies, outbox)
+}
+
+
+def _update_held(tx: Transaction, stage: Stage, held: Claim, values: dict[str, Any]) -> None:
+    update = _UPDATE_HELD[stage.table.name]
+    parameters = {**values, "held_id": held.id, "held_token": held.token}
+    if tx.conn.execute(update, parameters).rowcount != 1:
         raise LeaseLost(f"{stage.name}: the lease on row {held.id} is over")

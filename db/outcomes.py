@@ -1,5 +1,6 @@
 """What the prepare and infer stages write: the outcome of one instance."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,10 @@ import sqlalchemy as sa
 
 from db.claims import INFER, PREPARE, Claim, Stage, complete
 from db.engine import Transaction
+from db.errors import LeaseLost
 from db.tables import InstanceState, StudyState, instances, pixels, studies
+
+Outcome = dict[str, Any]  # of an instance: column to value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,10 @@ def prepare_again(tx: Transaction, held: Claim) -> None:
 
 def record_prediction(tx: Transaction, held: Claim, prediction: Prediction) -> StudyProgress | None:
     """Write a prediction and raise the study's revision; raises LeaseLost."""
+    return _finish(tx, INFER, held, prediction_outcome(tx, prediction))
+
+
+def prediction_outcome(tx: Transaction, prediction: Prediction) -> Outcome:
     outcome = {
         "state": InstanceState.PREDICTED,
         "reason": None,
@@ -97,7 +105,7 @@ def record_prediction(tx: Transaction, held: Claim, prediction: Prediction) -> S
     }
     if prediction.outside_intended_use:
         outcome["intended_use"] = "outside"
-    return _finish(tx, INFER, held, outcome)
+    return outcome
 
 
 def record_dismissal(
@@ -110,7 +118,13 @@ def record_dismissal(
     ood_score: float | None = None,
 ) -> StudyProgress | None:
     """Write that an instance is rejected or failed, and why; raises LeaseLost."""
-    outcome = {
+    return _finish(tx, stage, held, dismissal_outcome(state, reason, ood_score=ood_score))
+
+
+def dismissal_outcome(
+    state: InstanceState, reason: str, *, ood_score: float | None = None
+) -> Outcome:
+    return {
         "state": state,
         "reason": reason,
         "logit": None,
@@ -120,7 +134,6 @@ def record_dismissal(
         "ood_score": ood_score,
         **_saliency(None),
     }
-    return _finish(tx, stage, held, outcome)
 
 
 def stored_pixels(tx: Transaction, instance_ids: list[int]) -> dict[int, StoredPixels]:
@@ -142,29 +155,57 @@ def _saliency(stored: StoredSaliency | None) -> dict[str, Any]:
     return {"saliency": stored.data, "saliency_columns": stored.columns}
 
 
-def _finish(
-    tx: Transaction, stage: Stage, held: Claim, outcome: dict[str, Any]
-) -> StudyProgress | None:
-    complete(tx, stage, held, outcome | {"finished_at": tx.now})
-    tx.conn.execute(sa.delete(pixels).where(pixels.c.instance_id == held.id))
-    study_id = sa.select(instances.c.study_id).where(instances.c.id == held.id)
-    update = (
-        sa.update(studies)
-        .where(studies.c.id == study_id.scalar_subquery())
-        .values(
-            state=sa.case(
-                (studies.c.pending_count > 1, StudyState.ANALYSING.value),
-                else_=StudyState.REPORTING.value,
-            ),
-            revision=studies.c.revision + 1,
-            attempts=0,
-            pending_count=studies.c.pending_count - 1,
-            analysed_count=studies.c.analysed_count
-            + int(outcome["state"] == InstanceState.PREDICTED),
-        )
-        .returning(studies.c.study_instance_uid, studies.c.pending_count)
+def record_outcomes(
+    tx: Transaction, stage: Stage, ended: Sequence[tuple[Claim, Outcome]]
+) -> tuple[list[StudyProgress], list[Claim]]:
+    """Write the outcomes of a batch in one transaction; returns their studies, and whose lease
+    was lost: those rows belong to somebody else by now and are left alone.
+    """
+    lost = []
+    analysed: dict[int, bool] = {}
+    # All instances before any study, both in the order of their keys, as everybody locks them.
+    for held, outcome in sorted(ended, key=lambda pair: pair[0].id):
+        try:
+            complete(tx, stage, held, outcome | {"finished_at": tx.now})
+        except LeaseLost:
+            lost.append(held)
+        else:
+            analysed[held.id] = outcome["state"] == InstanceState.PREDICTED
+    tx.conn.execute(sa.delete(pixels).where(pixels.c.instance_id.in_(list(analysed))))
+    query = sa.select(instances.c.study_id, instances.c.id).where(
+        instances.c.id.in_(list(analysed)), instances.c.study_id.is_not(None)
     )
-    row = tx.conn.execute(update).one_or_none()
-    if row is None:
-        return None
-    return StudyProgress(study_instance_uid=row.study_instance_uid, pending_count=row.pending_count)
+    by_study: dict[int, list[bool]] = {}
+    for study_id, instance_id in tx.conn.execute(query.order_by(instances.c.study_id)):
+        by_study.setdefault(study_id, []).append(analysed[instance_id])
+    progress = []
+    for study_id, outcomes in by_study.items():
+        counts = {"the_study": study_id, "ended": len(outcomes), "analysed": sum(outcomes)}
+        row = tx.conn.execute(_RAISE_REVISION, counts).one()
+        progress.append(StudyProgress(study_instance_uid=row[0], pending_count=row[1]))
+    return progress, lost
+
+
+_ENDED = sa.bindparam("ended", type_=sa.Integer)
+_RAISE_REVISION = (
+    sa.update(studies)
+    .where(studies.c.id == sa.bindparam("the_study"))
+    .values(
+        state=sa.case(
+            (studies.c.pending_count > _ENDED, StudyState.ANALYSING.value),
+            else_=StudyState.REPORTING.value,
+        ),
+        revision=studies.c.revision + _ENDED,
+        attempts=0,
+        pending_count=studies.c.pending_count - _ENDED,
+        analysed_count=studies.c.analysed_count + sa.bindparam("analysed", type_=sa.Integer),
+    )
+    .returning(studies.c.study_instance_uid, studies.c.pending_count)
+)
+
+
+def _finish(tx: Transaction, stage: Stage, held: Claim, outcome: Outcome) -> StudyProgress | None:
+    progress, lost = record_outcomes(tx, stage, [(held, outcome)])
+    if lost:
+        raise LeaseLost(f"{stage.name}: the lease on row {held.id} is over")
+    return progress[0] if progress else None

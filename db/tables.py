@@ -128,7 +128,15 @@ studies = sa.Table(
     # Withdrawn by `retract`: what is reported later stays in the database.
     sa.Column("retracted_at", UtcDateTime),
     *work_columns(),
-    sa.Index("ix_studies_backlog_due_at", "backlog", "due_at"),
+    # Of those that are due at all: most studies are done, and no look for work passes by them.
+    sa.Index(
+        "ix_studies_backlog_due_at",
+        "backlog",
+        "due_at",
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
+    sa.Index("ix_studies_state", "state"),
     sa.Index("ix_studies_received_at", "received_at"),
     sa.Index("ix_studies_accession_number", "accession_number"),
 )

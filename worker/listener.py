@@ -1,5 +1,12 @@
-"""The listener process: the SCP, the spool's upkeep, and wake-ups for the workers."""
+"""The listener: the SCP, the spool's upkeep, and wake-ups for the workers.
 
+Several processes may receive on one port. The parent binds it and forks them before it has any
+thread or database connection; it then only starts again what has died.
+"""
+
+import gc
+import os
+import socket
 import threading
 from functools import partial
 
@@ -11,21 +18,62 @@ from worker import commit, erase, home, log
 from worker.celery_app import make_app
 from worker.notify import Notifier
 from worker.receive import Receiver
-from worker.scp import start_server
+from worker.scp import bind_port, start_server
 from worker.settings import Settings
 from worker.spool import Spool
+from worker.supervisor import Forked, watch
 
 ADOPT_EVERY_S = 10.0
 
 _log = log.get("listener")
 
 
-def run(settings: Settings, stop: threading.Event) -> None:
+def run(settings: Settings, stop: threading.Event) -> int:
     """Receive until `stop` is set; associations under way are then given a moment to end."""
-    database = Database(settings.database)
-    schema.require_current(database)
+    _require_schema(settings)
     spool = Spool(home.spool_folder(settings.home))
     spool.create()
+    with home.lock(settings.home, "listener"):
+        spool.sweep_temp()
+        listening = bind_port(settings.bind, settings.dicom_port)
+        port = listening.getsockname()[1]
+        home.publish_port(settings.home, port)
+        count = settings.listener_processes or max((os.cpu_count() or 1) // 2, 1)
+        _log.info("listening as %s on %s:%s", settings.ae_title, settings.bind, port)
+        gc.collect()
+        gc.freeze()  # what was imported stays: no collection looks at it, no process copies it
+        if count == 1:
+            _receive(settings, spool, listening, stop)
+            return 0
+        children = [
+            Forked(f"listener {number}", partial(_receive, settings, spool, listening, stop))
+            for number in range(1, count + 1)
+        ]
+        try:
+            for child in children:
+                child.start()
+            return watch(children, stop)
+        finally:
+            listening.close()
+            for child in children:
+                child.terminate()
+            for child in children:
+                child.stop()
+
+
+def _require_schema(settings: Settings) -> None:
+    database = Database(settings.database)
+    try:
+        schema.require_current(database)
+    finally:
+        database.dispose()
+
+
+def _receive(
+    settings: Settings, spool: Spool, listening: socket.socket, stop: threading.Event
+) -> None:
+    """One process's part, with a database and threads of its own."""
+    database = Database(settings.database)
     notifier = Notifier(make_app(settings.broker, publish_only=True))
     receiver = Receiver(
         spool=spool,
@@ -35,31 +83,25 @@ def run(settings: Settings, stop: threading.Event) -> None:
         max_study_age_days=settings.max_study_age_days,
         spool_reserve_mb=settings.spool_reserve_mb,
     )
-    with home.lock(settings.home, "listener"):
-        spool.sweep_temp()
-        server = start_server(
-            store=receiver.receive,
-            record_commitment=partial(commit.record, database),
-            temp_folder=spool.temp,
-            ae_title=settings.ae_title,
-            bind=settings.bind,
-            port=settings.dicom_port,
-            allowed_calling_ae_titles=settings.allowed_calling_ae_titles,
-            allowed_ips=settings.allowed_ips,
-        )
-        port = server.server_address[1]
-        home.publish_port(settings.home, port)
-        _log.info("listening as %s on %s:%s", settings.ae_title, settings.bind, port)
-        try:
-            while True:
-                receiver.adopt_if_needed()
-                _sweep_erased(database, spool)
-                if stop.wait(ADOPT_EVERY_S):
-                    break
-        finally:
-            server.shutdown()
-            notifier.close()
-            database.dispose()
+    server = start_server(
+        listening,
+        store=receiver.receive,
+        record_commitment=partial(commit.record, database),
+        temp_folder=spool.temp,
+        ae_title=settings.ae_title,
+        allowed_calling_ae_titles=settings.allowed_calling_ae_titles,
+        allowed_ips=settings.allowed_ips,
+    )
+    try:
+        while True:
+            receiver.adopt_if_needed()
+            _sweep_erased(database, spool)
+            if stop.wait(ADOPT_EVERY_S):
+                break
+    finally:
+        server.shutdown()
+        notifier.close()
+        database.dispose()
 
 
 def _sweep_erased(database: Database, spool: Spool) -> None:

@@ -3,7 +3,6 @@
 A wake-up that cannot be sent is dropped: the reconciler finds the row.
 """
 
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from worker import log
 from worker.celery_app import task_name
 
 _log = log.get("notify")
-_WAITING_MAX = 10_000
+INTERVAL_S = 0.02  # a message costs a millisecond or two, and its receiver a transaction
 _PAUSE_AFTER_FAILURE_S = 2.0
 
 Notify = Callable[[str, str], None]  # stage, key
@@ -31,31 +30,41 @@ def send(app: Celery, stage: str, key: str) -> bool:
 
 
 class Notifier:
-    """A thread that sends wake-ups from a bounded queue, for callers that must not wait."""
+    """A thread that sends wake-ups for callers that must not wait, a bounded number of them.
 
-    def __init__(self, app: Celery) -> None:
+    A woken worker takes whatever is due in its stage, not just the row that woke it. So a message
+    goes out at once, and then the newest of those that came meanwhile, once per interval: the
+    last one always does, and a burst of stores costs a burst of neither messages nor claims.
+    Deliveries wake one destination each; those are told apart.
+    """
+
+    def __init__(self, app: Celery, *, interval_s: float = INTERVAL_S) -> None:
         self._app = app
-        self._queue: queue.Queue[tuple[str, str] | None] = queue.Queue(_WAITING_MAX)
+        self._interval_s = interval_s
+        self._newest: dict[tuple[str, str], str] = {}
+        self._changed = threading.Condition()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
         self._thread.start()
 
     def __call__(self, stage: str, key: str) -> None:
-        try:
-            self._queue.put_nowait((stage, key))
-        except queue.Full:
-            _log.debug("wake-up dropped: the queue is full")
+        with self._changed:
+            self._newest[stage, key if stage == "deliver" else ""] = key
+            self._changed.notify()
 
     def close(self) -> None:
-        try:
-            self._queue.put_nowait(None)
-        except queue.Full:
-            return
+        """Send what waits, and end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._thread.join(timeout=2)
 
     def _run(self) -> None:
-        pause_until = 0.0
-        while (item := self._queue.get()) is not None:
-            if time.monotonic() < pause_until:
-                continue
-            if not send(self._app, *item):
-                pause_until = time.monotonic() + _PAUSE_AFTER_FAILURE_S
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._newest or self._closed)
+                if not self._newest:
+                    return
+                wakeups, self._newest = self._newest, {}
+            sent = [send(self._app, stage, key) for (stage, _), key in wakeups.items()]
+            time.sleep(self._interval_s if all(sent) else _PAUSE_AFTER_FAILURE_S)

@@ -7,15 +7,17 @@ instruction; the row's lease then ends and another worker starts it again.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from db import outcomes
-from db.claims import INFER, PREPARE, Claim, Stage, claim, release
+from db.claims import INFER, PREPARE, Claim, Stage, claim, due_keys, release
+from db.engine import Transaction
 from db.errors import LeaseLost
-from db.outcomes import StoredPixels, StudyProgress
+from db.outcomes import Outcome, StoredPixels, StudyProgress
 from db.tables import InstanceState, instances
 from dicom_io import eligibility, preprocess, voi
 from dicom_io.errors import DicomError, NoPixels, UnsupportedPixels
@@ -50,6 +52,7 @@ def infer(services: Services, predictor: Predictor, sop_instance_uid: str | None
         sop_instance_uid,
         BATCH_MAX,
         lambda held: _infer(services, predictor, held),
+        ahead=True,
     )
 
 
@@ -59,15 +62,45 @@ def drain(
     first: str | None,
     limit: int,
     work: Callable[[list[Claim]], None],
+    *,
+    ahead: bool = False,
 ) -> int:
-    """Claim and work until nothing is due or DRAIN_S is over; the next wake-up goes on."""
+    """Claim and work until nothing is due or DRAIN_S is over; the next wake-up goes on.
+
+    ahead: claim the next rows while the work on these runs, if as many wait as fit.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return _drain(services, stage, first, limit, work, pool if ahead else None)
+
+
+def _drain(
+    services: Services,
+    stage: Stage,
+    first: str | None,
+    limit: int,
+    work: Callable[[list[Claim]], None],
+    pool: ThreadPoolExecutor | None,
+) -> int:
+    def claim_full_batch() -> list[Claim]:
+        with services.database.begin() as tx:
+            if len(due_keys(tx, stage, limit=limit)) < limit:  # more may come meanwhile
+                return []
+            return claim(tx, stage, limit=limit, lease_s=LEASE_S, untried_only=True)
+
     deadline = time.monotonic() + DRAIN_S
     done = 0
+    coming: Future[list[Claim]] | None = None
     while True:
-        with services.database.begin() as tx:
-            held = claim(tx, stage, limit=limit, lease_s=LEASE_S, first=first)
+        held = coming.result() if coming else []
+        if not held:
+            with services.database.begin() as tx:
+                held = claim(tx, stage, limit=limit, lease_s=LEASE_S, first=first)
         if not held:
             return done
+        # What is claimed beside a row that was tried before might die with it.
+        coming = None
+        if pool and held[0].attempts == 1 and time.monotonic() < deadline:
+            coming = pool.submit(claim_full_batch)
         try:
             work(held)
         except LeaseLost as lost:
@@ -76,7 +109,7 @@ def drain(
             _retry(services, stage, held, error)
         done += len(held)
         first = None
-        if time.monotonic() > deadline:
+        if coming is None and time.monotonic() > deadline:
             services.notify(stage.name, "")
             return done
 
@@ -147,42 +180,44 @@ def _infer(services: Services, predictor: Predictor, claims: list[Claim]) -> Non
     outputs = predictor.predict(batch)
     maps = [None] * len(ready) if outputs.saliency is None else outputs.saliency
     results = zip(ready, outputs.logits, outputs.ood_scores, maps, strict=True)
-    for held, logit, ood_score, saliency in results:
-        _conclude(services, held, float(logit), float(ood_score), saliency)
+    with services.database.begin() as tx:
+        ended = [
+            (held, _conclusion(services, tx, float(logit), float(ood_score), saliency))
+            for held, logit, ood_score, saliency in results
+        ]
+        studies, lost = outcomes.record_outcomes(tx, INFER, ended)
+    for held in lost:
+        _log.warning("%s: the lease on row %s is over", INFER.name, held.id)
+    for progress in studies:
+        _report_if_complete(services, progress)
 
 
-def _conclude(
+def _conclusion(
     services: Services,
-    held: Claim,
+    tx: Transaction,
     logit: float,
     ood_score: float,
     saliency: NDArray[np.float32] | None,
-) -> None:
-    """Record one picture's result, or that it is too unlike the training images to have one."""
+) -> Outcome:
+    """One picture's result, or that it is too unlike the training images to have one."""
     ood = services.bundle.ood
-    try:
-        if ood.is_far(ood_score):
-            state, reason = InstanceState.REJECTED, UNLIKE_TRAINING
-            _dismiss(services, INFER, held, state, reason, ood_score=ood_score)
-            return
-        prediction = services.interpreter.interpret(logit)
-        row = outcomes.Prediction(
-            logit=prediction.logit,
-            raw_probability=prediction.raw_probability,
-            probability=prediction.probability,
-            band=prediction.band,
-            ood_score=ood_score,
-            outside_intended_use=ood.is_outside(ood_score),
-            model_name=services.bundle.name,
-            model_version=services.bundle.version,
-            saliency=None if saliency is None else as_stored(saliency),
+    if ood.is_far(ood_score):
+        return outcomes.dismissal_outcome(
+            InstanceState.REJECTED, UNLIKE_TRAINING, ood_score=ood_score
         )
-        with services.database.begin() as tx:
-            progress = outcomes.record_prediction(tx, held, row)
-    except LeaseLost as lost:  # the others of the batch are still ours
-        _log.warning("%s", lost)
-        return
-    _report_if_complete(services, progress)
+    prediction = services.interpreter.interpret(logit)
+    row = outcomes.Prediction(
+        logit=prediction.logit,
+        raw_probability=prediction.raw_probability,
+        probability=prediction.probability,
+        band=prediction.band,
+        ood_score=ood_score,
+        outside_intended_use=ood.is_outside(ood_score),
+        model_name=services.bundle.name,
+        model_version=services.bundle.version,
+        saliency=None if saliency is None else as_stored(saliency),
+    )
+    return outcomes.prediction_outcome(tx, row)
 
 
 def _picture(stored: StoredPixels) -> NDArray[np.uint8]:

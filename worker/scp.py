@@ -5,28 +5,31 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from socketserver import BaseServer
-from typing import cast
+from typing import Any, cast
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicom_io import commitment
 from dicom_io.commitment import CommitmentReport
 from dicom_io.contexts import STORAGE_COMMITMENT, listener_contexts
 from dicom_io.errors import UnreadableDicom
-from worker import log
+from worker import fast_pdu, log
 from worker.receive import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Origin
 
 MAXIMUM_PDU_BYTES = 1 << 20  # 16 KiB, the usual default, costs half the speed
 RECEIVE_BUFFER_BYTES = 4 << 20
-ASSOCIATIONS_MAX = 100
+WAITING_CONNECTIONS_MAX = 64
+ASSOCIATIONS_MAX = 100  # in each process
 ACSE_TIMEOUT_S = 15
 DIMSE_TIMEOUT_S = 60
 NETWORK_TIMEOUT_S = 60
@@ -39,21 +42,34 @@ PROCESSING_FAILURE = 0x0110  # PS3.7 10.1.1.1.8
 INVALID_ARGUMENT_VALUE = 0x0115
 
 
+def bind_port(bind: str, port: int) -> socket.socket:
+    """A listening socket, for one server or for several processes; OSError if it is taken."""
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    listening = socket.socket(family)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Before it listens: accepted sockets inherit it.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        listening.bind((bind, port))
+        listening.listen(WAITING_CONNECTIONS_MAX)
+        listening.setblocking(False)  # another process may be quicker to accept
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
 def start_server(
+    listening: socket.socket,
     *,
     store: Store,
     record_commitment: RecordCommitment,
     temp_folder: Path,
     ae_title: str,
-    bind: str,
-    port: int,
     allowed_calling_ae_titles: tuple[str, ...] = (),
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = (),
 ) -> ThreadedAssociationServer:
-    """Listen in a thread of this process; raises OSError if the port is taken.
-
-    The server's real port is in its `server_address`.
-    """
+    """Accept associations in a thread of this process. The server closes the socket."""
     # Data sets go to a file as they arrive, undecoded; the file must lie beside the spool's,
     # or its rename would be a copy. Both are settings of the process.
     _config.STORE_RECV_CHUNKED_DATASET = True
@@ -75,20 +91,57 @@ def start_server(
         (evt.EVT_C_STORE, _handle_store, [store]),
         (evt.EVT_N_EVENT_REPORT, _handle_commitment, [record_commitment]),
     ]
-    server = ae.make_server((bind, port), evt_handlers=handlers, server_class=_Server)
+    if not fast_pdu.is_supported():
+        _log.warning(
+            "pynetdicom is not %s: receiving at half the speed, without a limit on PDU length",
+            fast_pdu.SUPPORTED_VERSION,
+        )
+    server = ae.make_server(
+        listening.getsockname(),
+        evt_handlers=handlers,
+        contexts=_Shared(ae.supported_contexts),
+        server_class=cast(Any, partial(_Server, listening=listening)),
+        request_handler=_Handler,
+    )
     threading.Thread(target=server.serve_forever, name="scp", daemon=True).start()
     return server
 
 
-class _Server(ThreadedAssociationServer):
-    """Accepted sockets inherit a large receive buffer and a deadline of their own."""
+class _Shared(list[Any]):
+    """Presentation contexts, which pynetdicom copies deeply for each association but only reads."""
 
-    request_queue_size = 64
+    def __deepcopy__(self, _memo: object) -> list[Any]:
+        return list(self)
+
+
+class _Handler(RequestHandler):
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        if fast_pdu.is_supported():
+            fast_pdu.install(association, maximum_pdu_bytes=MAXIMUM_PDU_BYTES)
+        return association
+
+
+class _Server(ThreadedAssociationServer):
+    """On a socket that listens already; accepted sockets get a deadline of their own."""
+
+    def __init__(self, *args: Any, listening: socket.socket, **kwargs: Any) -> None:
+        self._listening = listening
+        super().__init__(*args, **kwargs)
 
     def server_bind(self) -> None:
-        super().server_bind()
-        assert self.socket is not None  # it has just been bound
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        assert self.socket is not None  # socketserver has just made it
+        self.socket.close()
+        self.socket = self._listening
+        self.server_address = self.socket.getsockname()
+
+    def server_activate(self) -> None:
+        """It listens already."""
+
+    def server_close(self) -> None:
+        """Close our copy only: other processes may go on with theirs."""
+        assert self.socket is not None
+        self.socket.close()
 
     def shutdown(self) -> None:
         """Take no more connections, let associations end by themselves, then abort the rest."""

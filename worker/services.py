@@ -10,7 +10,7 @@ from model.bundle import FINDING, Bundle, read_bundle, shipped_bundle_path
 from model.errors import BundleError
 from worker import home
 from worker.celery_app import make_app
-from worker.notify import Notify, send
+from worker.notify import Notifier, Notify
 from worker.settings import Settings
 from worker.spool import Spool
 
@@ -64,16 +64,11 @@ def make_services(settings: Settings) -> Services:
     database = Database(settings.database)
     schema.require_current(database)
     bundle = open_bundle(settings)
-    publisher = make_app(settings.broker, publish_only=True)
-
-    def notify(stage: str, key: str) -> None:
-        send(publisher, stage, key)
-
     return Services(
         settings=settings,
         database=database,
         spool=Spool(home.spool_folder(settings.home)),
         bundle=bundle,
         interpreter=make_interpreter(settings, bundle),
-        notify=notify,
+        notify=Notifier(make_app(settings.broker, publish_only=True)),
     )

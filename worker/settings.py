@@ -84,6 +84,12 @@ class Settings(BaseModel):
     )
     bind: str = Field("127.0.0.1", description="Address the listener binds to.")
     dicom_port: int = Field(11112, ge=0, le=65535, description="Listener's port; 0: any free one.")
+    listener_processes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Processes that receive on the one port. Empty: one for every two cores.",
+    )
     allowed_calling_ae_titles: Annotated[tuple[AeTitle, ...], CommaSeparated] = Field(
         (), description="Who may associate, by AE title, comma-separated. Empty: anyone."
     )

@@ -1,15 +1,17 @@
 """Child processes that end with us, and start again when they die."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import FrameType
+from typing import Protocol
 
 from worker import log
 
@@ -31,30 +33,30 @@ def end_with_parent(parent_pid: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Child:
-    """One child process, restarted with growing waits."""
+class _Process(Protocol):
+    """What a supervisor needs of a process; subprocess.Popen has it."""
 
-    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    def poll(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+class _Supervised:
+    """A child process, restarted with growing waits; a subclass says how it is launched."""
+
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._argv = list(argv)
-        self._env = dict(env)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: _Process | None = None
         self._started_at = 0.0
         self._wait_s = RESTART_AFTER_MIN_S
         self._restart_at: float | None = None
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+    def _launch(self) -> _Process:
+        raise NotImplementedError
 
     def start(self) -> None:
-        # A session of its own: Ctrl-C reaches us alone, and we end the children in order.
-        self._process = subprocess.Popen(
-            self._argv,
-            env={**os.environ, **self._env},
-            start_new_session=True,
-            preexec_fn=partial(end_with_parent, os.getpid()),  # noqa: PLW1509 - takes no lock
-        )
+        self._process = self._launch()
         self._started_at = time.monotonic()
         self._restart_at = None
 
@@ -65,13 +67,13 @@ class Child:
             if now >= self._restart_at:
                 self.start()
             return None
-        if self._process is None or self._process.poll() is None:
+        if self._process is None or (status := self._process.poll()) is None:
             return None
         if now - self._started_at > STEADY_AFTER_S:
             self._wait_s = RESTART_AFTER_MIN_S
         self._restart_at = now + self._wait_s
         self._wait_s = min(self._wait_s * 2, RESTART_AFTER_MAX_S)
-        return self._process.returncode
+        return status
 
     def terminate(self) -> None:
         """Ask the child to end; `stop` waits for it."""
@@ -92,7 +94,67 @@ class Child:
             self._process.wait()
 
 
-def watch(children: Sequence[Child], stop: threading.Event) -> int:
+class Child(_Supervised):
+    """A command that runs as a child process."""
+
+    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        super().__init__(name)
+        self._argv = list(argv)
+        self._env = dict(env)
+
+    def _launch(self) -> _Process:
+        # A session of its own: Ctrl-C reaches us alone, and we end the children in order.
+        return subprocess.Popen(
+            self._argv,
+            env={**os.environ, **self._env},
+            start_new_session=True,
+            preexec_fn=partial(end_with_parent, os.getpid()),  # noqa: PLW1509 - takes no lock
+        )
+
+
+class Forked(_Supervised):
+    """A function that runs in a fork of this process, which must not have threads yet.
+
+    It inherits the handlers that `stop_event` has set, and its own copy of the event.
+    """
+
+    def __init__(self, name: str, run: Callable[[], None]) -> None:
+        super().__init__(name)
+        self._run = run
+
+    def _launch(self) -> _Process:
+        return _Fork(self._run)
+
+
+class _Fork:
+    def __init__(self, run: Callable[[], None]) -> None:
+        parent_pid = os.getpid()
+
+        def child() -> None:
+            os.setsid()
+            end_with_parent(parent_pid)
+            run()
+
+        self._process = multiprocessing.get_context("fork").Process(target=child)
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if (status := self._process.exitcode) is None:
+            raise subprocess.TimeoutExpired("fork", timeout or 0.0)
+        return status
+
+
+def watch(children: Sequence[_Supervised], stop: threading.Event) -> int:
     """Keep children alive until `stop` is set; returns 2 early if one refuses its settings."""
     while not stop.wait(0.2):
         for child in children:

@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from tests.bench import commands, inference, ingest, pages, pixels
+from tests.bench import commands, inference, ingest, pages, picture, pixels, system
 from tests.bench.harness import Failed, Plan, Row, Series, Unavailable
 from tests.bench.servers import ROOT
 
@@ -44,6 +44,7 @@ BENCHES: dict[str, Bench] = {
     "pixels": pixels,
     "results": commands,
     "pages": pages,
+    "system": system,
     "inference": inference,
 }
 
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps([row.record() for row in rows], indent=2) + "\n")
+    picture.draw(rows, options.json.with_suffix(".png"))
     console.print(f"written to {options.json}", soft_wrap=True)
     return 0
 

@@ -40,7 +40,7 @@ def listen() -> None:
 
     settings = _configured()
     try:
-        listener.run(settings, stop_event())
+        sys.exit(listener.run(settings, stop_event()))
     except OSError as error:
         where = f"{settings.bind}:{settings.dicom_port}"
         raise WorkerError(

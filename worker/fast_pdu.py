@@ -1,0 +1,269 @@
+"""C-STORE data sets go from the socket straight into their file, within pynetdicom's associations.
+
+pynetdicom reads in pieces of 4096 bytes, copies each byte several times, runs its state machine
+for every PDU, and both threads of an association look for work a thousand times a second and pass
+each request and answer between them: half of a listener's CPU. It has no hook for that, so what
+reaches inside it is in this module and nowhere else, and holds for one version. With another one
+`install` is not to be called (`is_supported`).
+
+Everything is still decided by pynetdicom: its state machine and its DIMSE provider see every PDU
+except the fragments of a data set, of which they are told only that the last one has come. Its
+storage service serves the request, in the thread that has received it.
+"""
+
+import os
+import queue
+import select
+import ssl
+import struct
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pynetdicom
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import P_DATA
+
+SUPPORTED_VERSION = "3.0.4"
+BUFFER_BYTES = 256 << 10  # one for each association
+OBJECT_BYTES_MAX = 2 << 30
+WAIT_S = 0.05  # how long a thread waits before it looks around
+
+_PDU_TYPES = range(0x01, 0x08)
+_P_DATA_TF = 0x04
+_PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1: type, length of what follows
+_PDV_HEADER = struct.Struct(">LBB")  # PS3.8 9.3.5.1 and E.2: length, context ID, control header
+_COMMAND, _LAST = 0b01, 0b10
+# States of PS3.8 9.2.1 in which the next event is the peer's, or ours.
+_AWAITING_PEER = {"Sta2", "Sta6"}
+_AWAITING_OURS = {"Sta3", "Sta8"}
+
+
+def is_supported() -> bool:
+    return pynetdicom.__version__ == SUPPORTED_VERSION
+
+
+def install(association: Association, *, maximum_pdu_bytes: int) -> None:
+    """Receive for this association, which has not started yet. Longer PDUs abort it."""
+    receiver: Any = _Receiver(association, maximum_pdu_bytes)
+    dul: Any = association.dul
+    dul._read_pdu_data = receiver.read
+    dul._is_transport_event = receiver.look
+    dul._run_loop_delay = 0  # `look` waits instead
+    dimse: Any = association.dimse
+    dimse.msg_queue = receiver.messages
+    dimse.get_msg = receiver.next_message
+
+
+class _InvalidPdu(Exception):
+    """Of a type or length that there is not, or longer than was agreed."""
+
+
+class _Messages(queue.Queue[Any]):
+    """Messages for the association's thread; requests to store are kept apart from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_store: deque[tuple[int, C_STORE]] = deque()
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        context_id, message = item
+        if isinstance(message, C_STORE):
+            self.to_store.append((context_id, message))
+        else:
+            super().put(item, block, timeout)
+
+
+class _Receiver:
+    """Stands in for three methods of one association's DUL and DIMSE providers."""
+
+    def __init__(self, association: Association, maximum_pdu_bytes: int) -> None:
+        self.messages = _Messages()
+        self._association: Any = association
+        self._dul: Any = association.dul
+        self._dimse: Any = association.dimse
+        self._maximum_pdu_bytes = maximum_pdu_bytes
+        self._plain_look = self._dul._is_transport_event
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._start = self._end = 0  # what of the buffer is received and not yet used
+        self._pieces: list[memoryview] = []  # of the buffer, to be written before it is filled anew
+        self._file: Any = None  # of the data set that is being received
+        self._written_bytes = 0
+        self._answer_is_due = False
+
+    def look(self) -> bool:
+        """Wait a moment for what comes next (DULServiceProvider._is_transport_event)."""
+        dul = self._dul
+        if self.messages.to_store and self._association.is_established:
+            self._serve(*self.messages.to_store.popleft())
+            self._answer_is_due = False
+            return bool(dul._process_recv_primitive())
+        if dul.to_user_queue.queue:  # the association's thread waits for messages only: wake it
+            self.messages.put((None, None))
+        if self._start < self._end:
+            self.read()
+            return True
+        state = dul.state_machine.current_state
+        served = self._answer_is_due and self._dimse.message is None
+        if state in _AWAITING_OURS or (state == "Sta6" and served):
+            if self._wait_for_ours():
+                self._answer_is_due = False
+                return bool(dul._process_recv_primitive())
+        elif state in _AWAITING_PEER and dul.socket.socket is not None:
+            self._is_readable(WAIT_S)
+        else:
+            time.sleep(0.001)
+        return bool(self._plain_look())
+
+    def next_message(self, block: bool = False) -> Any:
+        """The next DIMSE message, waiting a moment for it (DIMSEServiceProvider.get_msg)."""
+        try:
+            timeout_s = self._dimse.dimse_timeout if block else WAIT_S
+            return self.messages.get(timeout=timeout_s)
+        except queue.Empty:
+            return None, None
+
+    def _serve(self, context_id: int, request: C_STORE) -> None:
+        # An abort must not wait for this very thread, which is to send it.
+        self._association.abort = self._association._abort_nonblocking
+        try:
+            self._association._serve_request(request, context_id)
+        finally:
+            self._association.abort = self._association._abort_blocking
+
+    def read(self) -> None:
+        """Read a PDU, or as much of a data set as comes (DULServiceProvider._read_pdu_data)."""
+        dul = self._dul
+        try:
+            while (received := self._receive()) is None:
+                dul._idle_timer.restart()
+                if dul.to_provider_queue.queue or not self._is_readable(WAIT_S):
+                    return
+        except (OSError, EOFError):
+            self._forget_file()
+            dul.event_queue.put("Evt17")  # transport connection closed
+        except Exception:  # whatever the decoder makes of rubbish
+            self._forget_file()
+            dul.event_queue.put("Evt19")  # invalid PDU
+        else:
+            pdu, event = received
+            dul._recv_pdu.put(pdu)
+            dul.event_queue.put(event)
+
+    def _receive(self) -> tuple[Any, str] | None:
+        """One PDU and its event; None if there is nothing to tell of it."""
+        header = self._take(_PDU_HEADER.size)
+        pdu_type, length = _PDU_HEADER.unpack(header)
+        if pdu_type not in _PDU_TYPES or length > self._maximum_pdu_bytes:
+            raise _InvalidPdu
+        if pdu_type != _P_DATA_TF:
+            return self._dul._decode_pdu(header + self._take(length))  # type: ignore[no-any-return]
+        self._answer_is_due = True
+        message = self._dimse.message
+        file = getattr(message, "_data_set_file", None)
+        if file is None or self._dul.state_machine.current_state != "Sta6":
+            return self._dul._decode_pdu(header + self._take(length))  # type: ignore[no-any-return]
+        if file is not self._file:
+            file.flush()  # the file meta information
+            self._file, self._written_bytes = file, 0
+        primitive: Any = P_DATA()
+        primitive.presentation_data_value_list = self._values(length)
+        if not primitive.presentation_data_value_list:
+            return None
+        self._flush()
+        self._file = None
+        return P_DATA_TF(primitive), "Evt10"  # P-DATA-TF PDU received
+
+    def _values(self, length: int) -> list[list[int | bytes]]:
+        """Store the data set's fragments; return what is left to tell: commands, the last one."""
+        values: list[list[int | bytes]] = []
+        while length > 0:
+            pdv_length, context_id, control = _PDV_HEADER.unpack(self._take(_PDV_HEADER.size))
+            size = pdv_length - 2
+            length -= pdv_length + 4
+            if size < 0 or length < 0:
+                raise _InvalidPdu
+            if control & _COMMAND:
+                values.append([context_id, bytes([control]) + self._take(size)])
+                continue
+            self._store(size)
+            if control & _LAST:
+                values.append([context_id, bytes([control])])
+        return values
+
+    def _store(self, size: int) -> None:
+        while size > 0:
+            if self._start == self._end:
+                self._fill()
+            end = min(self._end, self._start + size)
+            self._pieces.append(self._buffer[self._start : end])
+            size -= end - self._start
+            self._start = end
+
+    def _take(self, count: int) -> bytes:
+        taken = bytearray()
+        while len(taken) < count:
+            if self._start == self._end:
+                self._fill()
+            end = min(self._end, self._start + count - len(taken))
+            taken += self._buffer[self._start : end]
+            self._start = end
+        return bytes(taken)
+
+    def _fill(self) -> None:
+        self._flush()
+        sock = self._dul.socket.socket
+        if sock is None:
+            raise EOFError
+        self._start, self._end = 0, sock.recv_into(self._buffer)
+        if self._end == 0:
+            raise EOFError
+
+    def _flush(self) -> None:
+        """Write what was received of the data set; if that fails, its file goes.
+
+        The handler of the request then finds no file, and answers Out of Resources.
+        """
+        pieces, self._pieces = self._pieces, []
+        size = sum(len(piece) for piece in pieces)
+        if not size or self._written_bytes > OBJECT_BYTES_MAX:
+            return
+        self._written_bytes += size
+        try:
+            if self._written_bytes > OBJECT_BYTES_MAX:
+                raise OSError
+            descriptor = self._file.fileno()
+            if (written := os.writev(descriptor, pieces)) < size:
+                rest = memoryview(b"".join(pieces))[written:]
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+        except OSError:
+            self._written_bytes = OBJECT_BYTES_MAX + 1  # and no more of it is written
+            Path(self._file.name).unlink(missing_ok=True)
+
+    def _forget_file(self) -> None:
+        """Half a data set is of no use to anybody."""
+        self._pieces = []
+        if self._file is not None:
+            Path(self._file.name).unlink(missing_ok=True)
+            self._file = None
+
+    def _is_readable(self, timeout_s: float) -> bool:
+        if self._start < self._end:
+            return True
+        sock = self._dul.socket.socket
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return True
+        try:
+            return bool(select.select([sock], [], [], timeout_s)[0])
+        except (OSError, ValueError, TypeError):  # closed: reading finds out
+            return True
+
+    def _wait_for_ours(self) -> bool:
+        """Wait a moment for something to send: an answer, an abort."""
+        ours = self._dul.to_provider_queue
+        with ours.not_empty:
+            return bool(ours.queue) or bool(ours.not_empty.wait(WAIT_S))
