@@ -39,6 +39,7 @@ class Arrival:
     state: InstanceState = InstanceState.RECEIVED
     reason: str | None = None
     view_position: str | None = None
+    is_upload: bool = False  # came through the web page: never delivered
 
 
 class ArrivalOutcome(StrEnum):
@@ -92,7 +93,7 @@ def record_arrival(
     """Write the row of an object and raise its study's revision, in one transaction."""
     if spool_name_of(tx, arrival.sop_instance_uid) is not None:
         return ArrivalOutcome.KNOWN
-    backlog = _is_old(tx, arrival.study, max_age_days)
+    backlog = arrival.is_upload or _is_old(tx, arrival.study, max_age_days)
     is_pending = arrival.state == InstanceState.RECEIVED
     statements = _STATEMENTS[tx.conn.dialect.name]
     study_id = None
@@ -106,6 +107,7 @@ def record_arrival(
             "age_years": arrival.study.age_years,
             "state": StudyState.RECEIVING,
             "backlog": backlog,
+            "is_upload": arrival.is_upload,
             "revision": 1,
             "reported_revision": 0,
             "image_count": int(arrival.is_image),
@@ -132,6 +134,7 @@ def record_arrival(
         "backlog": backlog,
         "received_at": tx.now,
         "due_at": tx.now if is_pending else None,
+        "finished_at": None if is_pending else tx.now,
         "attempts": 0,
     }
     if tx.conn.execute(statements.insert_instance, instance).scalar_one_or_none() is None:
@@ -180,6 +183,7 @@ def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> boo
             attempts=0,
             lease_token=None,
             error=None,
+            finished_at=None,
         )
     )
     was_pending = row.state in (InstanceState.RECEIVED, InstanceState.PREPARED)

@@ -12,9 +12,11 @@ import sqlalchemy as sa
 from db.engine import Transaction
 from db.tables import (
     DeliveryState,
+    ObjectKind,
     conflicts,
     erased_files,
     erasures,
+    feedback,
     instances,
     objects,
     outbox,
@@ -29,7 +31,7 @@ _DELIVERED = (DeliveryState.SENT, DeliveryState.COMMITTED)
 
 @dataclass(frozen=True, kw_only=True)
 class Erasable:
-    """How much there is of a study. delivered: destination and number of objects it was sent."""
+    """How much there is of a study. delivered: destination, and how many objects it was sent."""
 
     instance_count: int
     object_count: int
@@ -37,6 +39,7 @@ class Erasable:
     file_count: int
     delivered: dict[str, int]
     retracted: bool
+    notes_waiting: tuple[str, ...]  # destinations whose rejection note has not been sent yet
 
 
 def erasable(tx: Transaction, study_instance_uid: str) -> Erasable | None:
@@ -53,6 +56,17 @@ def erasable(tx: Transaction, study_instance_uid: str) -> Erasable | None:
         .group_by(outbox.c.destination)
         .order_by(outbox.c.destination)
     )
+    notes = (
+        sa.select(outbox.c.destination)
+        .join(objects, objects.c.id == outbox.c.object_id)
+        .where(
+            outbox.c.study_id == study.id,
+            outbox.c.state.not_in(_DELIVERED),
+            objects.c.kind == ObjectKind.REJECTION,
+        )
+        .distinct()
+        .order_by(outbox.c.destination)
+    )
     return Erasable(
         instance_count=_count(tx, instances, study.id),
         object_count=_count(tx, objects, study.id),
@@ -60,6 +74,7 @@ def erasable(tx: Transaction, study_instance_uid: str) -> Erasable | None:
         file_count=len(_spool_names(tx, study.id)),
         delivered={row.destination: row.deliveries for row in tx.conn.execute(sent)},
         retracted=study.retracted_at is not None,
+        notes_waiting=tuple(tx.conn.execute(notes).scalars()),
     )
 
 
@@ -70,21 +85,19 @@ def erase(tx: Transaction, study_instance_uid: str, *, erased_by: str) -> list[s
     """
     if tx.conn.dialect.name == "sqlite":  # overwrite what is deleted
         tx.conn.exec_driver_sql("PRAGMA secure_delete = ON")
-    found = erasable(tx, study_instance_uid)
-    if found is None:
-        return None
     query = sa.select(studies.c.id).where(studies.c.study_instance_uid == study_instance_uid)
-    study_id = query.scalar_subquery()
-    # The order in which workers lock rows, and that foreign keys allow.
-    own = sa.select(instances.c.id).where(instances.c.study_id == study_id)
+    # First the instances, then the study: the order in which workers lock them too.
+    own = sa.select(instances.c.id).where(instances.c.study_id == query.scalar_subquery())
     tx.conn.execute(own.with_for_update()).all()
-    tx.conn.execute(query.with_for_update()).all()
-    id_ = tx.conn.execute(query).scalar_one()
+    id_ = tx.conn.execute(query.with_for_update()).scalar_one_or_none()
+    found = erasable(tx, study_instance_uid)
+    if id_ is None or found is None:
+        return None
     names = _spool_names(tx, id_)
     tx.conn.execute(sa.delete(outbox).where(outbox.c.study_id == id_))
     converted = objects.c.converted_from_id.is_not(None)
     tx.conn.execute(sa.delete(objects).where(objects.c.study_id == id_, converted))
-    for table in (objects, reports):
+    for table in (objects, reports, feedback):
         tx.conn.execute(sa.delete(table).where(table.c.study_id == id_))
     for table in (conflicts, pixels):
         tx.conn.execute(sa.delete(table).where(table.c.instance_id.in_(own)))

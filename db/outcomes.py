@@ -166,7 +166,7 @@ def record_outcomes(
     # All instances before any study, both in the order of their keys, as everybody locks them.
     for held, outcome in sorted(ended, key=lambda pair: pair[0].id):
         try:
-            complete(tx, stage, held, outcome)
+            complete(tx, stage, held, outcome | {"finished_at": tx.now})
         except LeaseLost:
             lost.append(held)
         else:

@@ -35,6 +35,8 @@ _TIMES = {
     "next_attempt_at",
     "sent_at",
     "committed_at",
+    "failed_at",
+    "created_at",
     "retracted_at",
 }
 
@@ -55,7 +57,8 @@ study_results = _view(
     "study_results",
     """study_instance_uid accession_number patient_id issuer_of_patient_id study_date age_years
     intended_use probability band model_name model_version state image_count analysed_count
-    received_at reported_at delivered_at sr_sop_instance_uid revision error retracted_at""",
+    received_at reported_at delivered_at sr_sop_instance_uid revision error
+    retracted_at origin""",
 )
 instance_results = _view(
     "instance_results",
@@ -67,39 +70,124 @@ deliveries = _view(
     """study_instance_uid sop_instance_uid kind destination state attempts next_attempt_at
     sent_at committed_at error""",
 )
+failures = _view(
+    "failures", "failed_at study_instance_uid sop_instance_uid what destination reason"
+)
+study_times = _view(
+    "study_times",
+    "study_instance_uid received_at arrival_s analysis_s report_s delivery_s total_s",
+)
+instance_times = _view(
+    "instance_times",
+    "sop_instance_uid study_instance_uid state received_at prepare_s infer_s total_s",
+)
+study_feedback = _view(
+    "study_feedback",
+    """study_instance_uid verdict comment author created_at revision probability band model_name
+    model_version""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResultFilter:
+    """Which studies are wanted: all conditions must hold; an empty one holds for all.
+
+    since, until: received at or after, and before. An outside intended use is "outside" or
+    "unknown". verdict: some reader's feedback says so.
+    """
+
     since: datetime | None = None
-    band: str | None = None
-    state: str | None = None
+    until: datetime | None = None
+    bands: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
     accession_number: str | None = None
+    patient_id: str | None = None
     study_instance_uid: str | None = None
+    model_version: str | None = None
+    intended_use: str | None = None
+    origin: str | None = None
+    probability_from: float | None = None
+    probability_to: float | None = None
+    verdict: str | None = None
     limit: int | None = None
 
 
-def find_study_results(tx: Transaction, wanted: ResultFilter) -> list[Mapping[str, Any]]:
-    """Rows of `study_results`, the newest first."""
-    view = study_results.c
-    query = sa.select(study_results).order_by(view.received_at.desc()).limit(wanted.limit)
-    if wanted.since is not None:
-        query = query.where(view.received_at >= wanted.since)
+def conditions(wanted: ResultFilter) -> list[sa.ColumnElement[bool]]:
+    """A filter as conditions on `study_results`."""
+    view, found = study_results.c, []
     for column, value in (
-        (view.band, wanted.band),
-        (view.state, wanted.state),
         (view.accession_number, wanted.accession_number),
+        (view.patient_id, wanted.patient_id),
         (view.study_instance_uid, wanted.study_instance_uid),
+        (view.model_version, wanted.model_version),
+        (view.intended_use, wanted.intended_use),
+        (view.origin, wanted.origin),
     ):
         if value is not None:
-            query = query.where(column == value)
-    return _rows(tx, query)
+            found.append(column == value)
+    if wanted.since is not None:
+        found.append(view.received_at >= wanted.since)
+    if wanted.until is not None:
+        found.append(view.received_at < wanted.until)
+    if wanted.bands:
+        found.append(view.band.in_(wanted.bands))
+    if wanted.states:
+        found.append(view.state.in_(wanted.states))
+    if wanted.probability_from is not None:
+        found.append(view.probability >= wanted.probability_from)
+    if wanted.probability_to is not None:
+        found.append(view.probability <= wanted.probability_to)
+    if wanted.verdict is not None:
+        said = study_feedback.c
+        found.append(
+            sa.exists().where(
+                said.study_instance_uid == view.study_instance_uid, said.verdict == wanted.verdict
+            )
+        )
+    return found
+
+
+def find_study_results(tx: Transaction, wanted: ResultFilter) -> list[Mapping[str, Any]]:
+    """Rows of `study_results`, the newest first. Sorted otherwise, or many: `db.search`."""
+    query = sa.select(study_results).where(*conditions(wanted)).limit(wanted.limit)
+    return _rows(tx, query.order_by(study_results.c.received_at.desc()))
 
 
 def find_instance_results(tx: Transaction, study_instance_uid: str) -> list[Mapping[str, Any]]:
     view = instance_results.c
     query = sa.select(instance_results).where(view.study_instance_uid == study_instance_uid)
     return _rows(tx, query.order_by(view.received_at, view.sop_instance_uid))
+
+
+def find_instance(tx: Transaction, sop_instance_uid: str) -> Mapping[str, Any] | None:
+    view = instance_results
+    query = sa.select(view).where(view.c.sop_instance_uid == sop_instance_uid)
+    found = _rows(tx, query)
+    return found[0] if found else None
+
+
+def find_studies_named(tx: Transaction, name: str, *, limit: int = 20) -> list[str]:
+    """UIDs of the studies that a person may mean: by UID, accession number or an image's UID."""
+    study, instance = study_results.c, instance_results.c
+    for query in (
+        sa.select(study.study_instance_uid).where(study.study_instance_uid == name),
+        sa.select(study.study_instance_uid)
+        .where(study.accession_number == name)
+        .order_by(study.received_at.desc()),
+        sa.select(instance.study_instance_uid).where(
+            instance.sop_instance_uid == name, instance.study_instance_uid.is_not(None)
+        ),
+    ):
+        if found := list(tx.conn.execute(query.limit(limit)).scalars()):
+            return found
+    return []
+
+
+def find_feedback(tx: Transaction, study_instance_uid: str) -> list[Mapping[str, Any]]:
+    """What readers said of a study, the newest first."""
+    view = study_feedback.c
+    query = sa.select(study_feedback).where(view.study_instance_uid == study_instance_uid)
+    return _rows(tx, query.order_by(view.created_at.desc()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,9 +293,9 @@ def _instance_events(tx: Transaction, study_id: int) -> list[Event]:
             )
         if row.reason is not None or row.error is not None:
             what = row.state if row.reason else "will be tried again"
-            last = row.prepared_at or row.received_at
+            at = row.finished_at or row.prepared_at or row.received_at
             events.append(
-                Event(at=last, what=what, sop_instance_uid=uid, detail=row.reason or row.error)
+                Event(at=at, what=what, sop_instance_uid=uid, detail=row.reason or row.error)
             )
     return events
 

@@ -138,7 +138,8 @@ def reprocess(
         return 0
     count = _analyse_again(tx, study.id, _FINISHED, backlog=True)
     if deliver_anyway:
-        values: dict[str, Any] = {"backlog": False, "retracted_at": None}
+        # An upload, which only tries the model, is delivered in no case.
+        values: dict[str, Any] = {"backlog": study.is_upload, "retracted_at": None}
         if study.retracted_at is not None:  # the same words would otherwise need no new report
             tx.conn.execute(
                 sa.update(reports)
@@ -182,6 +183,7 @@ def _analyse_again(
             attempts=0,
             lease_token=None,
             error=None,
+            finished_at=None,
         )
     )
     tx.conn.execute(sa.delete(pixels).where(pixels.c.instance_id.in_(ids)))

@@ -36,6 +36,13 @@ class DeliveryState(StrEnum):
     FAILED = "failed"
 
 
+class Verdict(StrEnum):
+    """What a reader says of a study's result."""
+
+    AGREE = "agree"
+    DISAGREE = "disagree"
+
+
 class ObjectKind(StrEnum):
     """What an object that we made is for."""
 
@@ -106,6 +113,8 @@ studies = sa.Table(
     sa.Column("pending_count", sa.Integer, nullable=False, default=0),
     sa.Column("analysed_count", sa.Integer, nullable=False, default=0),
     sa.Column("backlog", sa.Boolean, nullable=False, default=False),
+    # Came through the web page, to try the model: backlog as well, so never delivered.
+    sa.Column("is_upload", sa.Boolean, nullable=False, default=False),
     sa.Column("received_at", UtcDateTime, nullable=False),
     sa.Column("last_arrival_at", UtcDateTime, nullable=False),
     sa.Column("reported_at", UtcDateTime),
@@ -162,10 +171,12 @@ instances = sa.Table(
     sa.Column("received_at", UtcDateTime, nullable=False),
     sa.Column("prepared_at", UtcDateTime),
     sa.Column("predicted_at", UtcDateTime),
+    sa.Column("finished_at", UtcDateTime),  # predicted, rejected or failed
     *work_columns(),
     sa.Index("ix_instances_study_id", "study_id"),
     sa.Index("ix_instances_state_backlog_due_at", "state", "backlog", "due_at"),
     sa.Index("ix_instances_spool_name", "spool_name"),
+    sa.Index("ix_instances_received_at", "received_at"),
 )
 
 # The model's pictures while they wait for it; deleted once they are predicted.
@@ -277,4 +288,22 @@ erased_files = sa.Table(
     "erased_files",
     metadata,
     sa.Column("spool_name", sa.String(255), primary_key=True),
+)
+
+# What readers say of a study's result, beside the result as it stood when they said so.
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("study_id", Id, sa.ForeignKey("studies.id"), nullable=False),
+    sa.Column("verdict", sa.String(16), nullable=False),
+    sa.Column("comment", sa.Text),
+    sa.Column("author", sa.String(128), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("probability", sa.Float),
+    sa.Column("band", sa.String(16)),
+    sa.Column("model_name", sa.String(64)),
+    sa.Column("model_version", sa.String(32)),
+    sa.Index("ix_feedback_study_id", "study_id"),
 )

@@ -1,11 +1,17 @@
-"""The views that people query: public, with stable columns, the same in both databases."""
+"""The views that people query: public, with stable columns, the same in both databases.
+
+docs/QUERIES.md explains every column and holds the queries that people need most.
+"""
+
+import re
 
 STUDY_RESULTS = """
 CREATE VIEW study_results AS
 SELECT study_instance_uid, accession_number, patient_id, issuer_of_patient_id, study_date,
        age_years, intended_use, probability, band, model_name, model_version, state,
        image_count, analysed_count, received_at, reported_at, delivered_at,
-       sr_sop_instance_uid, revision, error, retracted_at
+       sr_sop_instance_uid, revision, error, retracted_at,
+       CASE WHEN is_upload THEN 'upload' ELSE 'pacs' END AS origin
 FROM studies
 """
 
@@ -28,8 +34,75 @@ JOIN objects m ON m.id = o.object_id
 JOIN studies s ON s.id = o.study_id
 """
 
+FAILURES = """
+CREATE VIEW failures AS
+SELECT COALESCE(i.finished_at, i.received_at) AS failed_at, s.study_instance_uid,
+       i.sop_instance_uid, 'image' AS what, CAST(NULL AS VARCHAR(255)) AS destination, i.reason
+FROM instances i
+LEFT JOIN studies s ON s.id = i.study_id
+WHERE i.state = 'failed'
+UNION ALL
+SELECT last_arrival_at, study_instance_uid, NULL, 'report', NULL, error
+FROM studies
+WHERE state = 'failed'
+UNION ALL
+SELECT s.reported_at, d.study_instance_uid, d.sop_instance_uid, 'delivery', d.destination, d.error
+FROM deliveries d
+JOIN studies s ON s.study_instance_uid = d.study_instance_uid
+WHERE d.state = 'failed'
+"""
+
+STUDY_TIMES = """
+CREATE VIEW study_times AS
+SELECT study_instance_uid, received_at,
+       SECONDS(received_at, last_arrival_at) AS arrival_s,
+       SECONDS(last_arrival_at, finished_at) AS analysis_s,
+       SECONDS(finished_at, reported_at) AS report_s,
+       SECONDS(reported_at, delivered_at) AS delivery_s,
+       SECONDS(received_at, COALESCE(delivered_at, reported_at)) AS total_s
+FROM (
+    SELECT study_instance_uid, received_at, last_arrival_at, reported_at, delivered_at,
+           (SELECT max(i.finished_at) FROM instances i WHERE i.study_id = s.id) AS finished_at
+    FROM studies s
+) t
+"""
+
+INSTANCE_TIMES = """
+CREATE VIEW instance_times AS
+SELECT i.sop_instance_uid, s.study_instance_uid, i.state, i.received_at,
+       SECONDS(i.received_at, i.prepared_at) AS prepare_s,
+       SECONDS(i.prepared_at, i.predicted_at) AS infer_s,
+       SECONDS(i.received_at, i.finished_at) AS total_s
+FROM instances i
+LEFT JOIN studies s ON s.id = i.study_id
+"""
+
+STUDY_FEEDBACK = """
+CREATE VIEW study_feedback AS
+SELECT s.study_instance_uid, f.verdict, f.comment, f.author, f.created_at, f.revision,
+       f.probability, f.band, f.model_name, f.model_version
+FROM feedback f
+JOIN studies s ON s.id = f.study_id
+"""
+
 VIEWS = {
     "study_results": STUDY_RESULTS,
     "instance_results": INSTANCE_RESULTS,
     "deliveries": DELIVERIES,
+    "failures": FAILURES,
+    "study_times": STUDY_TIMES,
+    "instance_times": INSTANCE_TIMES,
+    "study_feedback": STUDY_FEEDBACK,
 }
+
+# SECONDS(from, to): the one thing that the two databases say in different words.
+_SECONDS = re.compile(r"SECONDS\(([\w.]+), ((?:COALESCE\([^)]*\))|[\w.]+)\)")
+_SECONDS_IN = {
+    "sqlite": r"ROUND((julianday(\2) - julianday(\1)) * 86400, 3)",
+    "postgresql": r"CAST(ROUND(EXTRACT(EPOCH FROM \2 - \1), 3) AS DOUBLE PRECISION)",
+}
+
+
+def create_statements(dialect: str) -> list[str]:
+    """CREATE VIEW for every view, in the words of "sqlite" or "postgresql"."""
+    return [_SECONDS.sub(_SECONDS_IN[dialect], statement) for statement in VIEWS.values()]

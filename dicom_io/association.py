@@ -64,7 +64,7 @@ def associated(
     )
     # pynetdicom ends an association without an accepted context: the objects' fault, not its.
     if not assoc.is_established and not assoc.rejected_contexts:
-        raise DestinationUnavailable(f"{destination}: {_refusal(assoc, bool(opened))}")
+        raise DestinationUnavailable(_refusal(assoc, bool(opened)))
     try:
         yield assoc
     finally:
@@ -79,7 +79,7 @@ def _tls(destination: Destination) -> tuple[ssl.SSLContext, str] | None:
         return destination.tls.client_context(), destination.host
     except OSError as error:
         said = error.strerror or type(error).__name__
-        raise DestinationUnavailable(f"{destination}: TLS files cannot be used ({said})") from error
+        raise DestinationUnavailable(f"TLS files cannot be used ({said})") from error
 
 
 def _refusal(assoc: Association, connected: bool) -> str:

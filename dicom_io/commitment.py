@@ -61,7 +61,7 @@ def request(
     ]
     with associated(destination, calling_ae_title, contexts, timeouts) as assoc:
         if not assoc.accepted_contexts:
-            raise DestinationUnavailable(f"{destination}: offers no storage commitment")
+            raise DestinationUnavailable("offers no storage commitment")
         response, _ = assoc.send_n_action(
             _information(transaction_uid, references),
             _REQUEST,
@@ -71,7 +71,7 @@ def request(
     status = response.get("Status")
     if status != 0:
         answer = "no answer" if status is None else f"status 0x{status:04X}"
-        raise DestinationUnavailable(f"{destination}: {answer} to N-ACTION")
+        raise DestinationUnavailable(f"{answer} to N-ACTION")
 
 
 def read_report(information: Dataset) -> CommitmentReport:

@@ -75,8 +75,10 @@ def reason_to_reject(ds: Dataset, policy: Policy | None = None) -> str | None:
         _modality(ds, policy)
         or _frames(ds)
         or _intent(ds, sop_class_uid)
+        or _page(ds, sop_class_uid)
         or _body_part(ds, policy)
         or _view(ds, policy)
+        or _orientation(ds)
         or _size(ds, policy)
     )
 
@@ -112,6 +114,15 @@ def _intent(ds: Dataset, sop_class_uid: str) -> str | None:
     intent = text_value(ds, "PresentationIntentType", 16) or ""
     raw = intent.upper() == "FOR PROCESSING" or sop_class_uid == DX_FOR_PROCESSING
     return "for processing, not for presentation" if raw else None
+
+
+def _page(ds: Dataset, sop_class_uid: str) -> str | None:
+    """Refuse what is a page and no picture: scanned, drawn, or captured with text burnt in."""
+    if text_value(ds, "ConversionType", 16) in ("SD", "DRW"):  # PS3.3 C.8.6.1
+        return "scanned document"
+    is_capture = "Secondary Capture" in IMAGE_SOP_CLASSES.get(sop_class_uid, "")
+    is_burnt_in = text_value(ds, "BurnedInAnnotation", 16) == "YES"
+    return "burned-in annotation" if is_capture and is_burnt_in else None
 
 
 def _body_part(ds: Dataset, policy: Policy) -> str | None:
@@ -173,6 +184,26 @@ def _view_in_words(words: set[str]) -> str | None:
     if words & OBLIQUE_WORDS:
         return "oblique view"
     return "lateral view" if words & LATERAL_WORDS else None
+
+
+def _orientation(ds: Dataset) -> str | None:
+    """Judge where the rows and the columns run to (PS3.3 C.7.6.1.1.1): L\\F, or R\\F mirrored.
+
+    It tells a lateral that nothing else tells. A picture that is not upright is not turned here:
+    where the header is wrong, that would spoil it.
+    """
+    match = re.fullmatch(
+        r"([LRAPHF])[LRAPHF]{0,2}\\([LRAPHF])[LRAPHF]{0,2}",
+        text_value(ds, "PatientOrientation", 16) or "",
+    )
+    if match is None:
+        return None
+    row, column = match.groups()
+    if column in "AP":
+        return "view other than frontal"
+    if row in "AP":
+        return "lateral view"
+    return None if row in "LR" and column == "F" else "not upright"
 
 
 def _size(ds: Dataset, policy: Policy) -> str | None:

@@ -24,4 +24,7 @@ class UnsupportedPixels(DicomError):
 
 
 class DestinationUnavailable(Exception):
-    """A destination cannot be used now, whatever the object: unreachable, refused, timed out."""
+    """A destination cannot be used now, whatever the object: unreachable, refused, timed out.
+
+    The message says why; whoever shows it says which.
+    """

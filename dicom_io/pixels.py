@@ -4,6 +4,7 @@ Whatever the header claims is held against limits and against the length of the 
 anything is allocated. Each failure is a DicomError with a short reason.
 """
 
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -41,15 +42,27 @@ DECODERS: dict[str, tuple[str, ...]] = {
     ts.HTJ2K: ("pylibjpeg",),
     ts.RLE_LOSSLESS: ("pylibjpeg", "pydicom"),
 }
+_GREYS = ("MONOCHROME1", "MONOCHROME2")
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_PALETTE = "PALETTE COLOR"
 _COLOUR_SAMPLES = 3
+_LOSSY_JPEG = (ts.JPEG_BASELINE, ts.JPEG_EXTENDED)
 _RUST_PANIC = "PanicException"  # pyo3's, of pylibjpeg-rle: no Exception, and has no other name
 _BYTE_BITS, _WORD_BITS = 8, 16
 
 
 def is_colour(ds: Dataset) -> bool:
-    """Say whether the pixels are colours, which carry no modality or VOI LUT."""
-    photometric = text_value(ds, "PhotometricInterpretation", 16) or ""
-    return not photometric.upper().startswith("MONOCHROME")
+    """Say whether the pixels are colours, which carry no modality or VOI LUT.
+
+    Raises UnsupportedPixels for what is neither grey nor one of the colours that are understood
+    (PS3.3 C.7.6.3.1.2; of the retired ones, HSV, ARGB and CMYK would pass for RGB).
+    """
+    photometric = text_value(ds, "PhotometricInterpretation", 16)
+    if photometric in _GREYS:
+        return False
+    if photometric in (*_COLOURS, _PALETTE):
+        return True
+    raise UnsupportedPixels("unknown photometric interpretation")
 
 
 def stored_values(ds: Dataset) -> NDArray[Any]:
@@ -63,6 +76,9 @@ def stored_values(ds: Dataset) -> NDArray[Any]:
     allocated, stored = _checked_bits(ds)
     if (integer_value(ds, "SamplesPerPixel") or 1) != 1:
         raise UnsupportedPixels("several samples per pixel in a grey image")
+    if transfer_syntax_uid(ds) in _LOSSY_JPEG and integer_value(ds, "PixelRepresentation") == 1:
+        # PS3.5 8.2.1 knows none: what decodes may be off by half the range.
+        raise UnsupportedPixels("signed pixels in lossy JPEG")
     shift = _high_bit(ds, stored) + 1 - stored
     values = _decode(ds, raw=True, correct_unused_bits=shift == 0)
     if values.shape != (rows, columns):
@@ -80,21 +96,49 @@ def colour_to_grey(ds: Dataset) -> NDArray[np.uint8]:
     Returns uint8, (rows, columns). Raises NoPixels, UnsupportedPixels, UnreadableDicom.
     """
     rows, columns = _checked_size(ds)
-    _checked_bits(ds)
+    _, bits = _checked_bits(ds)
+    photometric = text_value(ds, "PhotometricInterpretation", 16) or ""
+    is_palette = photometric == _PALETTE
+    if (integer_value(ds, "SamplesPerPixel") or 1) != (1 if is_palette else _COLOUR_SAMPLES):
+        raise UnsupportedPixels("samples per pixel do not fit the photometric interpretation")
+    if bits > _BYTE_BITS and photometric.startswith("YBR"):
+        raise UnsupportedPixels(f"YBR colours of {bits} bits")
     try:
         colours = _decode(ds)
-        if text_value(ds, "PhotometricInterpretation", 16) == "PALETTE COLOR":
-            colours = apply_color_lut(colours, ds)
+        if is_palette:
+            colours, bits = _through_palette(colours, ds)
     except (UnreadableDicom, UnsupportedPixels, NoPixels):
         raise
     except Exception as error:  # a palette can be wrong in as many ways as the parser has errors
         raise UnreadableDicom(f"colours cannot be decoded ({type(error).__name__})") from None
     if colours.shape != (rows, columns, _COLOUR_SAMPLES):
-        raise UnsupportedPixels("unknown photometric interpretation")
-    if colours.dtype != np.uint8:
-        colours = np.right_shift(colours, _BYTE_BITS).astype(np.uint8)
+        raise UnreadableDicom("pixel data does not match Rows and Columns")
     grey = cv2.cvtColor(np.ascontiguousarray(colours), cv2.COLOR_RGB2GRAY)
-    return np.asarray(grey, dtype=np.uint8)
+    return np.asarray(cv2.convertScaleAbs(grey, alpha=255 / ((1 << bits) - 1)), dtype=np.uint8)
+
+
+def _through_palette(index: NDArray[Any], ds: Dataset) -> tuple[NDArray[Any], int]:
+    """Look up the three tables of PS3.3 C.7.6.3.1.5: values (rows, columns, 3), bits.
+
+    pydicom's function takes what lies beyond entry 255 of an 8-bit table for something else, and
+    knows no big endian; segmented tables, which it expands, are left to it.
+    """
+    if "RedPaletteColorLookupTableData" not in ds:
+        colours = apply_color_lut(index, ds)
+        return colours, 8 * colours.itemsize
+    order = "<" if ds.original_encoding[1] is not False else ">"
+    tables, highest = [], 0
+    for colour in ("Red", "Green", "Blue"):
+        count, first, stated = ds[f"{colour}PaletteColorLookupTableDescriptor"].value
+        data = bytes(ds[f"{colour}PaletteColorLookupTableData"].value)
+        count = count % (1 << _WORD_BITS) or 1 << _WORD_BITS  # 0 is 65536
+        entries = np.frombuffer(data, "u1" if len(data) < 2 * count else f"{order}u2")[:count]
+        at = np.clip(index.astype(np.int32) - first, 0, len(entries) - 1)
+        tables.append(entries[at].astype(np.uint16))
+        highest = max(highest, int(entries.max()))
+    needed = highest.bit_length()  # 16 bits are stated of 8-bit entries as well
+    bits = _BYTE_BITS if needed <= _BYTE_BITS else max(needed, int(stated))
+    return np.stack(tables, axis=-1), bits
 
 
 def _checked_size(ds: Dataset) -> tuple[int, int]:
@@ -145,6 +189,9 @@ def _decode(ds: Dataset, **options: Any) -> NDArray[Any]:
     if syntax not in DECODERS:
         raise UnsupportedPixels(f"transfer syntax {syntax}")
     _check_length(ds, syntax)
+    if "NumberOfFrames" in ds and not integer_value(ds, "NumberOfFrames"):
+        ds = copy(ds)
+        del ds.NumberOfFrames  # empty: pydicom takes it for a number
     decoder = get_decoder(syntax)
     error: BaseException | None = None
     for plugin in DECODERS[syntax]:

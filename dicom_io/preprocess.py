@@ -23,6 +23,7 @@ from dicom_io import codestream
 from dicom_io.errors import UnreadableDicom, UnsupportedPixels
 from dicom_io.pixels import PIXELS_MAX, colour_to_grey, is_colour, stored_values
 from dicom_io.read import read_dataset
+from dicom_io.shutter import visible
 from dicom_io.voi import to_grey
 
 VERSION = 2  # a bundle made with another version is refused when it is loaded
@@ -71,13 +72,17 @@ def as_small_copy(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def grey_of(ds: Dataset) -> NDArray[np.uint8]:
-    """Develop a DICOM image as its header says: decode, modality LUT, VOI LUT, MONOCHROME1.
+    """Develop a DICOM image as its header says: shutter, modality LUT, VOI LUT, MONOCHROME1.
 
-    Returns uint8, (rows, columns), bone bright, at the image's own size. Pixel aspect ratio plays
-    no part: the model's picture is squashed to a square whatever the sides are.
+    Returns uint8, (rows, columns), bone bright, as large as the Display Shutter leaves it. Pixel
+    aspect ratio plays no part: the model's picture is squashed to a square whatever the sides are.
     Raises NoPixels, UnsupportedPixels ("constant image" among others), UnreadableDicom.
     """
-    grey = colour_to_grey(ds) if is_colour(ds) else to_grey(stored_values(ds), ds)
+    area = visible(ds)
+    if is_colour(ds):
+        grey = np.ascontiguousarray(colour_to_grey(ds)[area])
+    else:
+        grey = to_grey(np.ascontiguousarray(stored_values(ds)[area]), ds)
     darkest, brightest, _, _ = cv2.minMaxLoc(grey)
     if darkest == brightest:
         raise UnsupportedPixels("constant image")

@@ -66,8 +66,6 @@ def build_note(note: RejectionNote) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # highdicom warns of a name by printing it
         content = KeyObjectSelection(CodedConcept(title, "DCM", meaning), objects)
-        if note.reason is Reason.QUALITY:
-            content[0].ContentSequence.insert(0, _modifier())
         document = KeyObjectSelectionDocument(
             evidence=objects,
             content=content,
@@ -80,6 +78,8 @@ def build_note(note: RejectionNote) -> bytes:
             software_versions=note.software_version,
             series_description=SERIES_DESCRIPTION,
         )
+        for item in document.ContentSequence:  # TID 2010 forbids a purpose of reference
+            del item.ConceptNameCodeSequence
         _copy_patient_and_study(sources[0], document)
         _set_time(document, note.created_at)
         buffer = BytesIO()
@@ -106,17 +106,6 @@ def _copy_patient_and_study(source: Dataset, document: Dataset) -> None:
     for keyword in ("SpecificCharacterSet", *PATIENT_AND_STUDY):
         if keyword in source:
             document[keyword] = deepcopy(source[keyword])
-
-
-def _modifier() -> Dataset:
-    """TID 2010 asks why, where quality is the reason (CID 7011): it was software that failed."""
-    from highdicom.sr import CodeContentItem, CodedConcept, RelationshipTypeValues
-
-    return CodeContentItem(
-        name=CodedConcept("113011", "DCM", "Document Title Modifier"),
-        value=CodedConcept("111218", "DCM", "Software failure"),
-        relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD,
-    )
 
 
 def _set_time(document: Dataset, created_at: datetime) -> None:

@@ -174,11 +174,11 @@ def echo(destination: Destination, calling_ae_title: str, timeouts: Timeouts | N
     contexts = [build_context(VERIFICATION, [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN])]
     with associated(destination, calling_ae_title, contexts, timeouts) as assoc:
         if not assoc.accepted_contexts:
-            raise DestinationUnavailable(f"{destination} does not accept verification")
+            raise DestinationUnavailable("does not accept verification")
         status = assoc.send_c_echo().get("Status")
         if status != 0:
             answer = "no answer" if status is None else f"status 0x{status:04X}"
-            raise DestinationUnavailable(f"{destination}: {answer} to C-ECHO")
+            raise DestinationUnavailable(f"{answer} to C-ECHO")
 
 
 def _contexts(proposed: Iterable[tuple[str, str]]) -> list[PresentationContext]:

@@ -52,7 +52,7 @@ class WebPeer:
     def probe(self) -> str:
         status, _ = self._request("GET", f"{self._destination.url}?limit=1", None, {})
         if status in (401, 403, 407) or status >= _SERVER_ERROR:
-            raise DestinationUnavailable(f"{self._destination}: answers with HTTP {status}")
+            raise DestinationUnavailable(f"answers with HTTP {status}")
         return f"answers with HTTP {status}"
 
     def _request(
@@ -68,12 +68,12 @@ class WebPeer:
             finally:
                 response.close()  # a connection that was read to its end is kept all the same
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise DestinationUnavailable(f"{self._destination}: {_why(error)}") from error
+            raise DestinationUnavailable(_why(error)) from error
 
     def _result(self, uid: str, http_status: int, answer: bytes) -> SendResult:
         redirected = http_status // 100 == 3  # noqa: PLR2004
         if http_status in _NOT_NOW or http_status >= _SERVER_ERROR or redirected:
-            raise DestinationUnavailable(f"{self._destination}: answers with HTTP {http_status}")
+            raise DestinationUnavailable(f"answers with HTTP {http_status}")
         reason = _failure_reason(answer, uid)
         if reason is not None:
             error = f"refused with failure reason 0x{reason:04X}"
@@ -104,9 +104,7 @@ def storing(destination: WebDestination, timeouts: Timeouts | None = None) -> It
         context = destination.tls.client_context()
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or type(error).__name__
-        raise DestinationUnavailable(
-            f"{destination}: token or TLS files cannot be used ({said})"
-        ) from error
+        raise DestinationUnavailable(f"token or TLS files cannot be used ({said})") from error
     pool = urllib3.PoolManager(
         num_pools=1,
         maxsize=1,

@@ -78,6 +78,12 @@ def window_of(ds: Dataset) -> Window | None:
     return Window(center=center, width=width, function=function)
 
 
+def windows(ds: Dataset) -> int:
+    """Count the windows that a header offers."""
+    centers = raw_value(ds, "WindowCenter")
+    return len(centers) if isinstance(centers, MultiValue | list) else int(centers is not None)
+
+
 def apply_window(values: Floats, window: Window) -> Floats:
     """Map values to [0, 1] (PS3.3 C.11.2.1.2.1 to C.11.2.1.3.2). float64, same shape."""
     center, width = window.center, window.width
@@ -150,9 +156,10 @@ def _padding(domain: NDArray[Any], ds: Dataset) -> NDArray[np.bool_]:
 
 
 def _wrapped(value: int, domain: NDArray[Any]) -> int:
-    """Take a signed value that was written as unsigned (-2000 as 63536) for what it means."""
-    is_wrapped = domain.dtype.kind == "i" and value > domain.max()
-    return value - domain.size if is_wrapped else value
+    """Take a value that was written in the other sign (-2000 as 63536, 65535 as -1) as meant."""
+    if value > domain.max():
+        return value - domain.size
+    return value + domain.size if value < domain.min() else value
 
 
 def _number(ds: Dataset, keyword: str) -> float | None:
@@ -181,13 +188,15 @@ def _first_lut(
         item = items[0]
         count, first_mapped, bits = (int(value) for value in item.LUTDescriptor)
         count = count % _LUT_ENTRIES_MAX or _LUT_ENTRIES_MAX  # unsigned, and 0 is 65536
-        entries = _lut_entries(item, count, ds.original_encoding[1] is not False)
+        entries = _lut_entries(item, count, bits, ds.original_encoding[1] is not False)
     except Exception:  # a table that cannot be read is none: the window, then percentiles, follow
         return None
     if entries.size == 0:
         return None
-    # Some writers say 16 bits of 12-bit entries: that darkens. Others say too few: never above 1.
-    maximum = max(float((1 << bits) - 1), float(entries.max()))
+    # Some writers say 16 bits of 10- or 12-bit entries, which would come out nearly black; others
+    # say too few. Where the highest entry needs fewer by two or more, it is that which counts.
+    needed = int(entries.max()).bit_length()
+    maximum = float((1 << (needed if needed > bits or needed <= bits - 2 else bits)) - 1)
     first_mapped = _first_mapped(
         first_mapped, entries.size, inputs[_within_bits_stored(stored, ds)]
     )
@@ -219,11 +228,14 @@ def _first_mapped(written: int, count: int, inputs: NDArray[Any]) -> int:
     return other if met(other) > met(written) else written
 
 
-def _lut_entries(item: Dataset, count: int, little_endian: bool) -> Floats:
+def _lut_entries(item: Dataset, count: int, bits: int, little_endian: bool) -> Floats:
     data = item.LUTData
     if isinstance(data, bytes):
         kind = "u1" if len(data) < 2 * count else "<u2" if little_endian else ">u2"
         return np.frombuffer(data, kind, min(count, len(data) // np.dtype(kind).itemsize)).astype(
             np.float64
         )
-    return np.atleast_1d(np.asarray(data, np.float64))[:count]
+    values = np.atleast_1d(np.asarray(data, np.float64))
+    if 2 * values.size == count and bits <= 8:  # noqa: PLR2004  # two 8-bit entries a word
+        values = values.astype("<u2").view(np.uint8).astype(np.float64)
+    return values[:count]

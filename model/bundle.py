@@ -16,12 +16,12 @@ from typing import Any
 from model.calibration import Calibration
 from model.errors import BundleError
 
-FORMAT = 2  # of the manifest
+FORMAT = 3  # of the manifest
 MANIFEST = "manifest.json"
 WEIGHTS = "model.keras"
 FINDING = "Pneumonia"  # of a manifest that names none; what the worker's reports speak of
 UNLIKE_TRAINING = "unlike the training images"  # why a picture beyond the far limit is rejected
-SHIPPED = "efficientnet-lite0-0.2.0"
+SHIPPED = "efficientnet-lite0-0.2.1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +59,16 @@ class IntendedUse:
 class Ood:
     """Out of distribution: from which score on a picture is unlike the training images.
 
-    sha256: of ood.npz. layer: of the network, whose spatial means the score is made of.
-    limit: at most 1 % of the validation chests lie beyond it. far_limit: beyond it nothing is
-    reported. auroc: validation chests against `negatives` that nothing was fitted on (their
-    figures were in sight while layer and augmentation were chosen: no blind test). false_refusals:
-    the share of validation chests beyond far_limit.
+    sha256: of ood.npz. layer, grid: the score is made of this layer's means over grid x grid
+    regions. limit: at most 1 % of the validation chests lie beyond it. far_limit: beyond it
+    nothing is reported. auroc: validation chests against `negatives` that nothing was fitted on
+    or chosen by. false_refusals: the share of validation chests beyond far_limit.
     """
 
     sha256: str
     method: str
     layer: str
+    grid: int
     limit: float
     far_limit: float
     auroc: float
@@ -207,7 +207,7 @@ class _Reader:
         )
 
     def ood(self, document: Mapping[str, Any]) -> Ood:
-        names = "sha256 method layer limit far_limit auroc false_refusals negatives"
+        names = "sha256 method layer grid limit far_limit auroc false_refusals negatives"
         fields = self.fields(document["ood"], "ood", names)
         limit = self.number(fields, "limit", above=0)
         far_limit = self.number(fields, "far_limit", above=0)
@@ -217,6 +217,7 @@ class _Reader:
             sha256=self.sha256(fields, "sha256"),
             method=self.text(fields, "method"),
             layer=self.text(fields, "layer"),
+            grid=self.integer(fields, "grid"),
             limit=limit,
             far_limit=far_limit,
             auroc=self.number(fields, "auroc"),

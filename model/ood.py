@@ -1,8 +1,9 @@
 """How unlike the training images a picture is: a distance in the network's own features.
 
-Mahalanobis' distance (Lee et al., NeurIPS 2018) from the training chests, in the spatial means
-of one layer's outputs, divided by the distance below which 99 % of the validation chests lie:
-a score of 1 is as far as a chest of the validation set hardly ever is. Plain numpy.
+Mahalanobis' distance (Lee et al., NeurIPS 2018) from the training chests, in the means of one
+layer's outputs over a grid of regions, so that it counts as well where something lies; divided by
+the distance below which 99 % of the validation chests lie, augmented: a score of 1 is as far as
+such a chest hardly ever is. Plain numpy.
 """
 
 import hashlib

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.errors import BundleError, ModelError
 from model.ood import OOD_FILE, OodScorer
-from model.saliency import grad_cam, last_spatial_layer, scaled
+from model.saliency import grad_cam, last_spatial_outputs, scaled
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # one traced graph each; other sizes are filled up
 
@@ -60,9 +61,9 @@ class Predictor:
         self.bundle = bundle
         self._tf = import_tensorflow(threads)
         network = _load(bundle)
-        layer = last_spatial_layer(network) if saliency else None
-        self._model = _with_outputs(network, bundle, self._scorer.mean.size, layer)
-        self._graph = self._tf.function(self._outputs if layer else self._plain_outputs)
+        spatial = last_spatial_outputs(network) if saliency else []
+        self._model = _with_outputs(network, bundle, self._scorer.mean.size, spatial)
+        self._graph = self._tf.function(self._outputs if spatial else self._plain_outputs)
 
     def warm_up(self, sizes: tuple[int, ...] = BATCH_SIZES) -> None:
         """Trace the graph for these batch sizes, so that no later call waits for it."""
@@ -109,7 +110,7 @@ class Predictor:
         grey = tf.cast(pixels, "float32")[..., None]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(grey)
-            logits, features, activations = self._model(grey, training=False)
+            logits, features, *activations = self._model(grey, training=False)
         return logits, features, grad_cam(tf, activations, tape.gradient(logits, activations))
 
 
@@ -137,18 +138,37 @@ def import_tensorflow(threads: int | None = None) -> Any:
     return tf
 
 
-def with_features(network: Any, layer: str) -> Any:
-    """A keras.Model that also gives a layer's spatial means, (n, channels).
+def with_features(network: Any, layer: str, grid: int) -> Any:
+    """A keras.Model that also gives a layer's means over grid x grid regions.
 
-    Raises ModelError when there is no such layer with a spatial layout.
+    The second output is (n, grid * grid * channels), region after region. Regions of a side that
+    the grid does not divide differ by one. Raises ModelError when there is no such layer with a
+    spatial layout of at least that size.
     """
     import keras
 
     try:
         output = network.get_layer(layer).output
-        return keras.Model(network.input, [network.output, keras.ops.mean(output, axis=(1, 2))])
+        _, rows, columns, channels = output.shape
+        means = [_region_means(size, grid) for size in (rows, columns)]
+        pooled = keras.ops.einsum("gr,nrck,hc->nghk", means[0], output, means[1])
+        features = keras.ops.reshape(pooled, (-1, grid * grid * channels))
+        return keras.Model(network.input, [network.output, features])
     except ValueError as error:
-        raise ModelError(f"the network has no layer {layer!r} with a spatial layout") from error
+        raise ModelError(
+            f"the network has no layer {layer!r} with a spatial layout of {grid} x {grid} or more"
+        ) from error
+
+
+def _region_means(size: int, grid: int) -> NDArray[np.float32]:
+    """The matrix (grid, size) that takes the means of `grid` regions along one side."""
+    if not 1 <= grid <= size:
+        raise ValueError(f"{grid} regions of {size}")
+    edges = [round(index * size / grid) for index in range(grid + 1)]
+    means = np.zeros((grid, size), np.float32)
+    for region, (start, end) in enumerate(pairwise(edges)):
+        means[region, start:end] = 1 / (end - start)
+    return means
 
 
 def _load(bundle: Bundle) -> Any:
@@ -169,19 +189,17 @@ def _load(bundle: Bundle) -> Any:
     return network
 
 
-def _with_outputs(network: Any, bundle: Bundle, feature_count: int, layer: str | None) -> Any:
-    """The network with the outputs logit, features and, given a layer, its activations."""
+def _with_outputs(network: Any, bundle: Bundle, feature_count: int, spatial: list[Any]) -> Any:
+    """The network with the outputs logit, features and these."""
     import keras
 
     try:
-        model = with_features(network, bundle.ood.layer)
+        model = with_features(network, bundle.ood.layer, bundle.ood.grid)
     except ModelError as error:
         raise BundleError(f"{bundle.weights_path}: {error}") from error
     if model.output_shape[1] != (None, feature_count):
         raise BundleError(
-            f"{bundle.path / OOD_FILE} is for {feature_count} features, but {bundle.ood.layer} has "
-            f"{model.output_shape[1][-1]}"
+            f"{bundle.path / OOD_FILE} is for {feature_count} features, but {bundle.ood.layer} "
+            f"gives {model.output_shape[1][-1]}"
         )
-    if layer is None:
-        return model
-    return keras.Model(network.input, [*model.outputs, network.get_layer(layer).output])
+    return keras.Model(network.input, [*model.outputs, *spatial])

@@ -22,22 +22,42 @@ OUTLINE_POINTS_MAX = 60
 _SPATIAL_DIMENSIONS = 4  # batch, rows, columns, channels
 
 
-def last_spatial_layer(network: Any) -> str | None:
-    """The name of a keras.Model's last layer with rows and columns, None where there is none."""
-    for layer in reversed(network.layers[1:]):
-        shape: tuple[int | None, ...] = tuple(getattr(layer.output, "shape", ()))
-        if len(shape) == _SPATIAL_DIMENSIONS and (shape[1] or 0) * (shape[2] or 0) > 1:
-            return str(layer.name)
-    return None
+def last_spatial_outputs(network: Any) -> list[Any]:
+    """What a keras.Model's logit is made of, as far back as it has rows and columns.
 
-
-def grad_cam(tf: Any, activations: Any, gradients: Any) -> Any:
-    """Raw maps as a TensorFlow graph computes them, in log-odds; all (n, rows, columns[, d]).
-
-    gradients: of the logits by the activations. Each cell is what it adds to the logit.
+    One tensor, (n, rows, columns, channels), for a network that ends in one body; one for each
+    member of an ensemble; none where nothing but the picture has a layout.
     """
-    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
-    return tf.nn.relu(tf.reduce_sum(weights * activations, axis=-1))
+    latest: dict[int, dict[int, Any]] = {}
+    for layer in network.layers:  # in the order in which they are computed
+        outputs = _listed(layer.output)
+        inputs = [] if _is_input(layer) else _listed(layer.input)
+        before = {key: tensor for it in inputs for key, tensor in latest.get(id(it), {}).items()}
+        for output in outputs:
+            own = _is_spatial(output) and bool(inputs)
+            latest[id(output)] = {id(output): output} if own else before
+    return list(latest.get(id(network.output), {}).values())
+
+
+def grad_cam(tf: Any, activations: list[Any], gradients: list[Any]) -> Any:
+    """Raw maps as a TensorFlow graph computes them, in log-odds: (n, rows, columns).
+
+    activations, gradients: of each last spatial output, (n, r, c, d); gradients of the logits.
+    Each cell is what it adds to the logit; the maps of several bodies are added up, on the
+    finest of their grids.
+    """
+    maps = []
+    for activation, gradient in zip(activations, gradients, strict=True):
+        weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
+        maps.append(tf.nn.relu(tf.reduce_sum(weights * activation, axis=-1)))
+    if len(maps) == 1:
+        return maps[0]
+    rows, columns = max((tuple(it.shape[1:3]) for it in maps), key=lambda grid: grid[0] * grid[1])
+    total = 0.0
+    for it in maps:
+        parts = it.shape[1] * it.shape[2] / (rows * columns)  # a cell's part, spread over smaller
+        total += parts * tf.image.resize(it[..., None], (rows, columns))[..., 0]
+    return total
 
 
 def scaled(raw: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -91,3 +111,16 @@ def _simplified(contour: NDArray[Any]) -> NDArray[Any]:
         if len(line) <= OUTLINE_POINTS_MAX:
             return np.asarray(line)
         tolerance_px *= 1.5
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _is_input(layer: Any) -> bool:
+    return type(layer).__name__ == "InputLayer"
+
+
+def _is_spatial(tensor: Any) -> bool:
+    shape: tuple[int | None, ...] = tuple(getattr(tensor, "shape", ()))
+    return len(shape) == _SPATIAL_DIMENSIONS and (shape[1] or 0) * (shape[2] or 0) > 1

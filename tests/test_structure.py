@@ -59,6 +59,8 @@ def test_the_leaves_never_read_the_environment() -> None:
         "worker.up",
         "worker.reconcile",
         "worker.tasks",
+        "worker.web.server",
+        "worker.metrics",
     ],
 )
 def test_tensorflow_is_loaded_only_by_who_infers(modules: str) -> None:

@@ -2,7 +2,7 @@
 
 import os
 
-DEFAULT_BACKEND = "tensorflow"  # plain Keras 3, but only this one has been tried
+DEFAULT_BACKEND = "tensorflow"  # JAX and PyTorch train too: docs/MODELS.md
 
 
 def start(threads: int | None = None) -> str:

@@ -294,7 +294,7 @@ def export(run: Path, version: str, out: Path, negatives: Path | None, cache: Pa
         dataset, split = folder.data(cache, show_progress)
         found = evaluated(folder, dataset)
         recipe = recipes.find(folder.settings().recipe)
-        score = fit_ood(folder, recipe, dataset, split, negatives)
+        score = fit_ood(folder.final, recipe, dataset, split, negatives, blind=True)
         bundle = export_run(folder, dataset, split, found, score, version=version, parent=out)
     click.echo(f"bundle: {bundle.path}")
 
@@ -317,25 +317,54 @@ def ensemble(bundles: tuple[Path, ...], name: str, version: str, out: Path) -> N
 
 
 @main.command()
-@run_argument
+@click.argument("path", type=FOLDER, metavar="RUN|BUNDLE")
+@click.option("--data", type=FOLDER, help="With a bundle: folder that holds train/.")
+@click.option("--version", help="With a bundle: write a copy with this score, as this version.")
+@click.option("--out", type=FOLDER, default=Path("runs/bundles"), show_default=True)
+@click.option("--blind", is_flag=True, help="Score the blind half too: when all is chosen.")
 @negatives_option
 @threads_option
 @cache_option
-def ood(run: Path, negatives: Path | None, threads: int | None, cache: Path) -> None:
-    """Fit RUN's out-of-distribution score as `export` does, and print how it does."""
+def ood(
+    path: Path,
+    data: Path | None,
+    version: str | None,
+    out: Path,
+    blind: bool,
+    negatives: Path | None,
+    threads: int | None,
+    cache: Path,
+) -> None:
+    """Fit the out-of-distribution score as `export` does, and print how it does."""
     from training import backend
     from training import recipe as recipes
     from training.run import Run
 
     with explained():
         backend.start(threads)
-        from training.ood import fit_ood
+        from model.bundle import WEIGHTS, read_bundle
+        from training import dataset
+        from training.export import VALIDATION, rescore
+        from training.ood import fit_ood, split_of_bundle
 
-        folder = Run(run)
-        dataset, split = folder.data(cache, show_progress)
-        recipe = recipes.find(folder.settings().recipe)
-        report = fit_ood(folder, recipe, dataset, split, negatives).report
-    click.echo(json.dumps(report.plain(), indent=2))
+        run, bundle = Run(path), None
+        if run.settings_file.exists():
+            pictures, split = run.data(cache, show_progress)
+            name, weights = run.settings().recipe, run.final
+        elif data is None:
+            raise click.UsageError("a bundle needs --data")
+        else:
+            bundle = read_bundle(path)
+            pictures = dataset.load(data / "train", cache, show_progress)
+            split = split_of_bundle(bundle, pictures, path / VALIDATION)
+            name, weights = bundle.name, path / WEIGHTS
+        recipe = recipes.find(name)
+        blind = blind or version is not None
+        fitted = fit_ood(weights, recipe, pictures, split, negatives, blind=blind)
+        click.echo(json.dumps(fitted.report.plain(), indent=2))
+        if bundle is not None and version is not None:
+            written = rescore(bundle, fitted, version=version, parent=out)
+            click.echo(f"bundle: {written.path}", err=True)
 
 
 @main.command()

@@ -26,8 +26,10 @@ HEAD_CHANNELS = 1280
 BATCH_NORM_EPSILON = 1e-3
 BLOCK_COUNT = sum(repeats for _, repeats, *_ in STAGES)
 LAST_FEATURES = "head_relu"  # the last layer with a spatial layout, for saliency
-# Not yet narrowed down to the two classes, unlike the last features: see docs/MODELS.md.
-OOD_FEATURES = "block14_add"
+# An early layer, which fitting leaves as it is; the last ones have been narrowed down to what tells
+# two classes apart: see docs/MODELS.md.
+OOD_FEATURES = "block2_add"
+OOD_GRID = 3  # two lungs with the mediastinum between them; upper, middle and lower field
 
 _BATCH_NORM_NAMES = ("weight", "bias", "running_mean", "running_var")
 

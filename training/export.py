@@ -10,7 +10,7 @@ from typing import Any
 from dicom_io import preprocess
 from model.bundle import FINDING, FORMAT, MANIFEST, WEIGHTS, Bundle, OperatingPoints, read_bundle
 from model.ood import OOD_FILE
-from training.card import write_card
+from training.card import replace_ood, write_card
 from training.dataset import CLASSES, Dataset
 from training.errors import RunError
 from training.networks import save_for_inference
@@ -89,9 +89,34 @@ def export(
     return bundle
 
 
+def rescore(bundle: Bundle, fitted_ood: FittedOod, *, version: str, parent: Path) -> Bundle:
+    """Write a copy of a bundle, the same network under another score and version.
+
+    Raises RunError when there is such a bundle already.
+    """
+    folder = _vacant(bundle.name, version=version, parent=parent)
+    shutil.copytree(bundle.path, folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest["version"] = version
+        manifest["ood"] = _ood(fitted_ood, fitted_ood.scorer.save(folder / OOD_FILE))
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        draw_ood(folder / OOD_PLOT, fitted_ood)
+        rescored = read_bundle(folder)
+        replace_ood(folder, rescored, fitted_ood.report, OOD_PLOT)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return rescored
+
+
 def new_folder(run: Run, *, version: str, parent: Path) -> Path:
     """Where the bundle will lie; raises RunError when there is one already."""
-    folder = parent / f"{run.settings().recipe}-{version}"
+    return _vacant(run.settings().recipe, version=version, parent=parent)
+
+
+def _vacant(name: str, *, version: str, parent: Path) -> Path:
+    folder = parent / f"{name}-{version}"
     if folder.exists():
         raise RunError(f"{folder} exists: a published bundle never changes, choose a new --version")
     return folder
@@ -139,13 +164,14 @@ def _ood(fitted: FittedOod, sha256: str) -> dict[str, Any]:
     counts = ", ".join(f"{it.pictures} {kind}" for kind, it in report.kinds.items())
     return {
         "sha256": sha256,
-        "method": METHOD,
+        "method": METHOD.format(grid=report.grid),
         "layer": report.layer,
+        "grid": report.grid,
         "limit": report.limit,
         "far_limit": report.far_limit,
         "auroc": report.auroc,
         "false_refusals": report.false_refusals,
-        "negatives": f"{report.held_out} held out of: {counts}",
+        "negatives": f"{report.blind} blind of: {counts}",
     }
 
 

@@ -51,7 +51,8 @@ def fit(recipe: Recipe, dataset: Dataset, run: Run, settings: RunSettings) -> No
     class_weight = class_weights_of(recipe, labels[inner.train])
 
     model = load_checkpoint(run.checkpoint) or compiled(recipe, settings)
-    first_epoch = int(model.optimizer.iterations) // steps
+    # Rounded: loss scaling skips a step now and then, and a checkpoint is of a whole epoch.
+    first_epoch = round(int(model.optimizer.iterations) / steps)
     rows = read_log(run.log)[:first_epoch]
 
     for epoch in range(first_epoch, settings.epochs):

@@ -12,7 +12,7 @@ from model.evaluation.cases import CLASSES, Cases
 from model.evaluation.figures import picture_address
 from model.evaluation.page import Gallery, Picture
 from model.predict import import_tensorflow
-from model.saliency import at_picture_scale, grad_cam, last_spatial_layer, scaled
+from model.saliency import at_picture_scale, grad_cam, last_spatial_outputs, scaled
 from training.dataset import Dataset
 
 JPEG_QUALITY = 88
@@ -83,17 +83,17 @@ def saliency_of(network: Any) -> Saliency | None:
     """Grad-CAM of a keras.Model; None without TensorFlow as the backend or a spatial layer."""
     import keras
 
-    layer = last_spatial_layer(network)
-    if keras.backend.backend() != "tensorflow" or layer is None:
+    spatial = last_spatial_outputs(network)
+    if keras.backend.backend() != "tensorflow" or not spatial:
         return None
     tf = import_tensorflow()
-    model = keras.Model(network.input, [network.output, network.get_layer(layer).output])
+    model = keras.Model(network.input, [network.output, *spatial])
 
     def maps(pictures: Pixels) -> NDArray[np.float32]:
         grey = tf.constant(pictures[..., None].astype(np.float32))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(grey)
-            logits, activations = model(grey, training=False)
+            logits, *activations = model(grey, training=False)
         gradients = tape.gradient(logits, activations)
         return scaled(np.asarray(grad_cam(tf, activations, gradients), dtype=np.float32))
 

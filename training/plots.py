@@ -52,7 +52,7 @@ def draw_ood(path: Path, fitted: FittedOod) -> None:
     ax.axvline(report.far_limit, color="black", linestyle="--", label="far limit: rejected")
     adults = report.adult_scores
     ax.plot(adults, [0.01] * len(adults), "k^", label="one adult chest, several files")
-    ax.set_title(f"Out-of-distribution score, AUROC {report.auroc:.4f} on held-out sources")
+    ax.set_title(f"Out-of-distribution score, AUROC {report.auroc:.4f} on blind sources")
     ax.set(xlabel=f"score (those above {OOD_AXIS_END} at the end)", ylabel="share of the group")
     ax.set_ylim(top=0.45)
     ax.legend(fontsize=8, loc="upper right")

@@ -23,7 +23,8 @@ class Recipe:
     build: makes the keras.Model from grey pixels (n, size, size, 1) in 0-255 to raw logits
     (n, 1), or (n, classes) for more than two, out of a layer named `logits`; with the given
     weights and with the layers frozen that stay so.
-    ood_layer: name of the layer whose spatial means the out-of-distribution score is made of.
+    ood_layer: name of the layer whose means over ood_grid x ood_grid regions the
+    out-of-distribution score is made of; channels and regions multiply to at most some hundreds.
     schedule: the learning rate after the warm-up, a cosine to zero or constant.
     plateau, early_stopping: watch the loss on a tenth of the training pictures, set aside.
     class_weights: weigh losses by class frequency. The logits are moved back to the training
@@ -38,6 +39,7 @@ class Recipe:
     warmup_epochs: float
     weight_decay: float
     ood_layer: str
+    ood_grid: int = 1
     target: Target = TWO_CLASSES
     schedule: Literal["cosine", "constant"] = "cosine"
     plateau: ReduceOnPlateau | None = None

@@ -8,7 +8,6 @@ final.keras        the network as it is served, of the last or the best epoch
 predictions.csv, calibration.json, evaluation.{html,json,csv,png}: of the validation fold
 predictions-shifted.csv, evaluation-shifted.{html,json,csv}: of what a shift held out
 classes.csv, classes.json: of recipes with more than two classes
-ood-features.npz   of augmented training and of validation chests, for the out-of-distribution score
 """
 
 import json
@@ -103,10 +102,6 @@ class Run:
     @property
     def classes(self) -> Path:
         return self.folder / "classes.json"
-
-    @property
-    def ood_features(self) -> Path:
-        return self.folder / "ood-features.npz"
 
     @property
     def evaluation(self) -> Path:

@@ -20,7 +20,7 @@ from dicom_io import scu, stow
 from dicom_io.comprehensive import as_comprehensive
 from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN
 from dicom_io.destination import WebDestination
-from dicom_io.errors import DestinationUnavailable
+from dicom_io.errors import DestinationUnavailable, DicomError
 from dicom_io.scu import SendObject, SendResult, StoragePeer
 from dicom_io.sr_report import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
 from dicom_io.stow import WebPeer
@@ -91,15 +91,18 @@ def _deliver(
 ) -> bool:
     """Send one object, in the SOP class that the destination takes, and record what it said."""
     may_convert = delivery.kind == ObjectKind.SR and delivery.sop_class_uid == COMPREHENSIVE_3D_SR
-    if may_convert and (
-        recipient.sr_class == "comprehensive"
-        or (not peer.accepts(COMPREHENSIVE_3D_SR) and peer.accepts(COMPREHENSIVE_SR))
-    ):
-        delivery, may_convert = _converted(services, delivery), False
-    result = _store(services, peer, delivery)
-    if may_convert and result.status == SOP_CLASS_NOT_SUPPORTED:
-        delivery = _converted(services, delivery)
+    try:
+        if may_convert and (
+            recipient.sr_class == "comprehensive"
+            or (not peer.accepts(COMPREHENSIVE_3D_SR) and peer.accepts(COMPREHENSIVE_SR))
+        ):
+            delivery, may_convert = _converted(services, delivery), False
         result = _store(services, peer, delivery)
+        if may_convert and result.status == SOP_CLASS_NOT_SUPPORTED:
+            delivery = _converted(services, delivery)
+            result = _store(services, peer, delivery)
+    except DicomError as error:  # it holds what a Comprehensive SR may not
+        result = _failure(delivery, f"cannot be converted: {error}", refused=True)
     if result.error is None:
         return _record_sent(services, recipient, delivery.held)
     extra = {"sop_instance_uid": delivery.sop_instance_uid}
@@ -118,8 +121,7 @@ def _store(services: Services, peer: StoragePeer | WebPeer, delivery: DueDeliver
     with services.database.read() as tx:
         payload = deliveries.payload(tx, delivery.object_id)
     if payload is None:
-        uid = delivery.sop_instance_uid
-        return SendResult(sop_instance_uid=uid, status=None, error="its study was erased")
+        return _failure(delivery, "its study was erased")
     return peer.store(
         SendObject(
             sop_class_uid=delivery.sop_class_uid,
@@ -128,6 +130,11 @@ def _store(services: Services, peer: StoragePeer | WebPeer, delivery: DueDeliver
             payload=payload,
         )
     )
+
+
+def _failure(delivery: DueDelivery, error: str, *, refused: bool = False) -> SendResult:
+    uid = delivery.sop_instance_uid
+    return SendResult(sop_instance_uid=uid, status=None, error=error, refused=refused)
 
 
 def _converted(services: Services, delivery: DueDelivery) -> DueDelivery:

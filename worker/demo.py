@@ -73,6 +73,7 @@ def _settings(folder: Path, pacs_port: int) -> Settings:
         {
             "home_dir": folder,
             "dicom_port": 0,
+            "web_port": 0,
             "destinations": f"DEMO_PACS@127.0.0.1:{pacs_port}",
             "study_settle_s": 2,
             "outside_intended_use": "mark",  # the patient is an adult

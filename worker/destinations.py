@@ -128,7 +128,7 @@ class _Table(BaseModel):
         }
 
 
-class _DicomTable(_Table):
+class DicomTable(_Table):
     kind: Literal["dicom"]
     ae_title: str
     host: str
@@ -154,7 +154,7 @@ class _DicomTable(_Table):
         )
 
 
-class _WebTable(_Table):
+class WebTable(_Table):
     kind: Literal["stow"]
     url: str
     bearer_token_file: str | None = None
@@ -167,8 +167,8 @@ class _WebTable(_Table):
         return Recipient(address=address, **self._common())
 
 
-_TABLE: TypeAdapter[_DicomTable | _WebTable] = TypeAdapter(
-    Annotated[_DicomTable | _WebTable, Field(discriminator="kind")]
+_TABLE: TypeAdapter[DicomTable | WebTable] = TypeAdapter(
+    Annotated[DicomTable | WebTable, Field(discriminator="kind")]
 )
 
 

@@ -1,14 +1,15 @@
 """Whether all is well: what `status` shows and, later, what a probe asks."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy.exc
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
-from db import queries, schema
-from db.engine import Database
+from db import queries, schema, statistics
+from db.engine import Database, Transaction
 from db.errors import SchemaMismatch
 from model.bundle import read_bundle, shipped_bundle_path
 from model.errors import ModelError
@@ -16,6 +17,7 @@ from worker.celery_app import make_app
 from worker.reconcile import queue_lengths
 from worker.settings import Settings
 
+FAILURES_MAX = 10_000  # counted
 WAITING_MAX_S = 300.0  # due work that nobody has taken for so long means a worker is missing
 
 
@@ -28,6 +30,7 @@ class Health:
     studies: dict[str, int] = field(default_factory=dict)
     instances: dict[str, int] = field(default_factory=dict)
     destinations: dict[str, dict[str, int]] = field(default_factory=dict)
+    last_24_h: dict[str, Any] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool:
@@ -37,12 +40,24 @@ class Health:
         return {"healthy": self.healthy, **vars(self)}
 
 
-def assess(settings: Settings) -> Health:
-    """Look at model, broker and database; every problem found is named."""
+def assess(settings: Settings, database: Database | None = None) -> Health:
+    """Look at model, broker and database; every problem found is named.
+
+    database: of who asks again and again; otherwise one is opened, and closed.
+    """
     health = Health()
     _assess_model(settings, health)
     _assess_broker(settings, health)
-    _assess_database(settings, health)
+    if database is not None:
+        _assess_database(settings, health, database)
+        return health
+    try:
+        opened = Database(settings.database)
+    except OSError as error:
+        health.problems.append(f"database: not reachable ({type(error).__name__})")
+        return health
+    _assess_database(settings, health, opened)
+    opened.dispose()
     return health
 
 
@@ -62,12 +77,12 @@ def _assess_broker(settings: Settings, health: Health) -> None:
         health.problems.append(f"broker: not reachable ({type(error).__name__})")
 
 
-def _assess_database(settings: Settings, health: Health) -> None:
+def _assess_database(settings: Settings, health: Health, database: Database) -> None:
     try:
-        database = Database(settings.database)
         schema.require_current(database)
         with database.read() as tx:
             overview = queries.overview(tx)
+            health.last_24_h = _last_24_h(tx)
     except SchemaMismatch as error:
         health.problems.append(f"database: {error}")
         return
@@ -90,3 +105,15 @@ def _assess_database(settings: Settings, health: Health) -> None:
     for name, counts in health.destinations.items():
         if failed := counts.get("failed"):
             health.problems.append(f"destination {name}: {failed} deliveries given up")
+
+
+def _last_24_h(tx: Transaction) -> dict[str, Any]:
+    since = tx.now - timedelta(days=1)
+    total = statistics.study_durations(tx, since)["total_s"]
+    failures = statistics.find_failures(tx, since, limit=FAILURES_MAX)
+    return {
+        "studies": total.count,
+        "median_s": total.median_s,
+        "p95_s": total.p95_s,
+        "failures": len(failures),
+    }

@@ -38,15 +38,15 @@ def lock(home: Path, role: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def publish_port(home: Path, port: int) -> None:
-    """Say which port the listener got, for who asked for any free one (DICOM_PORT=0)."""
-    temporary = home / "listener.port.new"
+def publish_port(home: Path, port: int, role: str = "listener") -> None:
+    """Say which port a role got, for who asked for any free one (DICOM_PORT=0)."""
+    temporary = home / f"{role}.port.new"
     temporary.write_text(str(port))
-    temporary.replace(home / "listener.port")
+    temporary.replace(home / f"{role}.port")
 
 
-def published_port(home: Path) -> int | None:
+def published_port(home: Path, role: str = "listener") -> int | None:
     try:
-        return int((home / "listener.port").read_text())
+        return int((home / f"{role}.port").read_text())
     except (FileNotFoundError, ValueError):
         return None

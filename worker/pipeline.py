@@ -19,7 +19,7 @@ from db.engine import Transaction
 from db.errors import LeaseLost
 from db.outcomes import Outcome, StoredPixels, StudyProgress
 from db.tables import InstanceState, instances
-from dicom_io import eligibility, preprocess
+from dicom_io import eligibility, preprocess, voi
 from dicom_io.errors import DicomError, NoPixels, UnsupportedPixels
 from dicom_io.read import age_years, read_dataset
 from model.bundle import UNLIKE_TRAINING
@@ -144,6 +144,9 @@ def _prepare(services: Services, held: Claim) -> None:
     if picture is None:
         _dismiss(services, PREPARE, held, InstanceState.REJECTED, reason or "")
         return
+    if voi.windows(ds) > 1:
+        extra = {"sop_instance_uid": row.sop_instance_uid}
+        _log.info("several windows: the first is used", extra=extra)
     use = services.bundle.intended_use
     intended = eligibility.intended_use(age, use.min_age_years, use.max_age_years)
     stored = StoredPixels(

@@ -17,7 +17,7 @@ from dicom_io.errors import UnreadableDicom
 from dicom_io.read import Header, read_header
 from worker import log
 from worker.notify import Notify
-from worker.spool import Spool
+from worker.spool import Spool, is_upload
 
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700  # PS3.4 B.2.3: the sender may try again later
@@ -35,6 +35,7 @@ class Origin:
     sop_class_uid: str
     sop_instance_uid: str
     calling_ae_title: str
+    is_upload: bool = False  # through the web page: never delivered
 
 
 class Receiver:
@@ -75,7 +76,7 @@ class Receiver:
         ):
             self._set_aside(temp_file, origin, "SOP UIDs differ from those of the request")
             return DATA_SET_DOES_NOT_MATCH_SOP_CLASS
-        name = self._spool.store(temp_file, origin.sop_instance_uid)
+        name = self._spool.store(temp_file, origin.sop_instance_uid, is_upload=origin.is_upload)
         try:
             self._record(name, header, origin.calling_ae_title)
         except _DATABASE_DOWN as error:
@@ -183,6 +184,7 @@ class Receiver:
             state=InstanceState.REJECTED if reason else InstanceState.RECEIVED,
             reason=reason,
             view_position=header.view_position,
+            is_upload=is_upload(name),
         )
 
     def _set_aside(self, temp_file: Path, origin: Origin, reason: str) -> int:

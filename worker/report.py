@@ -74,7 +74,7 @@ def _build(
         series_instance_uid=content.series_instance_uid,
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
         payload=sr.build_report(content),
-        destinations=_destinations(services, study, header),
+        destinations=_destinations(services, study, header, ObjectKind.SR),
     )
     return BuiltReport(
         predecessor_uid=newest.sop_instance_uid if newest else None,
@@ -133,16 +133,21 @@ def _picture(
         series_instance_uid=finding.saliency.series_instance_uid,
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
         payload=payload,
-        destinations=_destinations(services, study, finding.dataset),
+        destinations=_destinations(services, study, finding.dataset, ObjectKind.SALIENCY),
     )
 
 
-def _destinations(services: Services, study: StudySnapshot, header: Dataset) -> tuple[str, ...]:
-    """Where a report goes: nowhere in shadow mode, and none of backlog, retracted or test."""
+def _destinations(
+    services: Services, study: StudySnapshot, header: Dataset, kind: ObjectKind
+) -> tuple[str, ...]:
+    """Where an object of a report goes.
+
+    Nowhere in shadow mode, nor from backlog, nor of a retracted study or a test patient.
+    """
     settings = services.settings
     if not settings.delivery or study.backlog or study.retracted:
         return ()
     pattern = settings.test_patient_pattern
     if pattern is not None and pattern.search(text_value(header, "PatientID", 64) or ""):
         return ()
-    return tuple(it.name for it in settings.recipients if ObjectKind.SR in it.objects)
+    return tuple(it.name for it in settings.recipients if kind in it.objects)

@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -31,7 +31,8 @@ from worker.destinations import DestinationsFile, Recipient
 from worker.errors import BadSettings
 
 PREFIX = "CXR_"
-SECRETS = {"database_url", "broker_url"}  # they may hold a password
+SECRETS = {"database_url", "broker_url", "web_token"}  # they are or may hold a password
+WEB_TOKEN_LENGTH_MIN = 16
 
 
 def _split(value: object) -> object:
@@ -157,6 +158,33 @@ class Settings(BaseModel):
     spool_reserve_mb: int = Field(
         1024, ge=0, description="Free disk below which stores are refused (0xA700)."
     )
+    web: bool = Field(True, description="Whether `up` serves the web page, its API and metrics.")
+    web_bind: str = Field("127.0.0.1", description="Address that page, API and metrics bind to.")
+    web_port: int = Field(8080, ge=0, le=65535, description="Page and API; 0: any free one.")
+    web_token: SecretStr = Field(
+        SecretStr(""),
+        description="Key of the page and bearer token of the API, at least 16 characters. "
+        "Needed unless bound to a loopback address or behind a trusted proxy.",
+        validate_default=True,
+    )
+    web_user_header: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9-]{0,64}$",
+        description="Header in which a trusted proxy names the user, such as X-Forwarded-User.",
+    )
+    web_trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], CommaSeparated] = Field(
+        (), description="Addresses or networks of the proxies whose header is believed."
+    )
+    web_show_patients: bool = Field(
+        False, description="Whether the page shows the patient's name and ID."
+    )
+    web_viewer_url: str = Field(
+        "",
+        description="Link to the PACS viewer, with {study_instance_uid} in it. Empty: no link.",
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Prometheus metrics; 0: any free port. Empty: none."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe level that is logged."
     )
@@ -187,7 +215,24 @@ class Settings(BaseModel):
             raise ValueError("expected redis://…, rediss://… or redis+socket://…")
         return value
 
-    @field_validator("allowed_ips", mode="before")
+    @field_validator("web_token")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        token = value.get_secret_value()
+        if token and (len(token) < WEB_TOKEN_LENGTH_MIN or not token.isascii()):
+            raise ValueError(f"expected at least {WEB_TOKEN_LENGTH_MIN} ASCII characters")
+        return value
+
+    @field_validator("web_viewer_url")
+    @classmethod
+    def _viewer_is_http(cls, value: str) -> str:
+        if value and not (
+            value.startswith(("http://", "https://")) and "{study_instance_uid}" in value
+        ):
+            raise ValueError("expected http(s)://… with {study_instance_uid} in it")
+        return value
+
+    @field_validator("allowed_ips", "web_trusted_proxies", mode="before")
     @classmethod
     def _networks(cls, value: object) -> object:
         parts = _split(value)
@@ -224,6 +269,18 @@ class Settings(BaseModel):
         low, high = self.band_review_from, self.band_positive_from
         if low is not None and high is not None and low > high:
             raise ValueError("CXR_BAND_REVIEW_FROM must not be above CXR_BAND_POSITIVE_FROM")
+        return self
+
+    @model_validator(mode="after")
+    def _web_is_guarded(self) -> Self:
+        if bool(self.web_user_header) != bool(self.web_trusted_proxies):
+            raise ValueError("CXR_WEB_USER_HEADER and CXR_WEB_TRUSTED_PROXIES need each other")
+        guarded = self.web_token.get_secret_value() or self.web_user_header
+        if not guarded and not is_loopback(self.web_bind):
+            raise ValueError(
+                "CXR_WEB_BIND is no loopback address: set CXR_WEB_TOKEN, or CXR_WEB_USER_HEADER "
+                "and CXR_WEB_TRUSTED_PROXIES"
+            )
         return self
 
     @model_validator(mode="after")
@@ -273,6 +330,14 @@ class Settings(BaseModel):
         return {
             PREFIX + name.upper(): _as_text(getattr(self, name)) for name in type(self).model_fields
         }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to bind to is reached from this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _collect(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:

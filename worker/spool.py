@@ -15,6 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TEMP_FILE_AGE_MAX_S = 3600
+_UPLOAD = ".upload.dcm"  # the end of a name that outlives a crash, for whoever adopts the file
+
+
+def is_upload(name: str) -> bool:
+    """Whether a stored file came through the web page."""
+    return name.endswith(_UPLOAD)
 
 
 class Spool:
@@ -35,9 +41,10 @@ class Spool:
     def has_room(self, reserve_mb: int) -> bool:
         return shutil.disk_usage(self.files).free > reserve_mb * 1024 * 1024
 
-    def store(self, temp_file: Path, sop_instance_uid: str) -> str:
+    def store(self, temp_file: Path, sop_instance_uid: str, *, is_upload: bool = False) -> str:
         """Make a received file durable under its name; returns the name."""
-        return self._settle(temp_file, self.files, sop_instance_uid)
+        suffix = _UPLOAD if is_upload else ".dcm"
+        return self._settle(temp_file, self.files, sop_instance_uid, suffix)
 
     def set_aside(self, temp_file: Path, sop_instance_uid: str) -> str:
         """Keep a file that is no DICOM, durably; returns its name."""
@@ -62,13 +69,15 @@ class Spool:
         for path in self.files.glob("*/*.dcm"):
             yield str(path.relative_to(self.files.parent))
 
-    def _settle(self, temp_file: Path, folder: Path, sop_instance_uid: str) -> str:
+    def _settle(
+        self, temp_file: Path, folder: Path, sop_instance_uid: str, suffix: str = ".dcm"
+    ) -> str:
         digest = hashlib.sha256(sop_instance_uid.encode()).hexdigest()
         shelf = folder / digest[:2]
         if not shelf.is_dir():
             shelf.mkdir(exist_ok=True, mode=0o700)
             _sync_folder(folder)
-        target = shelf / f"{digest[2:34]}-{secrets.token_hex(4)}.dcm"
+        target = shelf / f"{digest[2:34]}-{secrets.token_hex(4)}{suffix}"
         _sync_file(temp_file)
         temp_file.rename(target)
         _sync_folder(shelf)

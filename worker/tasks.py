@@ -38,7 +38,7 @@ def register_dicom_tasks(app: Celery, services: ProcessServices) -> None:
     def send_out(destination: str) -> None:
         deliver.deliver(services(), destination)
 
-    @app.task(name=task_name("commit"))
+    @app.task(name=task_name("commit"), time_limit=deliver.TIME_LIMIT_S)
     def ask_commitment(destination: str) -> None:
         commit.commit(services(), destination)
 

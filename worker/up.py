@@ -50,6 +50,8 @@ def _children(settings: Settings, dicom_concurrency: int) -> list[Child]:
         ),
         Child("inference", [*program, "work", "--role", "inference"], env),
     ]
+    if settings.web:
+        children.append(Child("web", [*program, "web"], env))
     if not settings.broker_url.get_secret_value():
         children.insert(0, Child("broker", embedded.command(settings.home), {}))
     return children
@@ -57,7 +59,7 @@ def _children(settings: Settings, dicom_concurrency: int) -> list[Child]:
 
 def _stop(children: list[Child]) -> None:
     """The listener first, the broker last: what is not finished by then stays due."""
-    for names in (["listener"], ["dicom", "inference"], ["broker"]):
+    for names in (["listener", "web"], ["dicom", "inference"], ["broker"]):
         group = [child for child in children if child.name in names]
         for child in group:
             child.terminate()

@@ -104,14 +104,14 @@ def draw_precision_recall(ax: Any, cases: Cases, report: Report) -> None:
     share = report["prevalence"]
     ax.axhline(share, color="grey", linewidth=0.8, linestyle=":")
     below = share > 0.5  # noqa: PLR2004  # clear of the legend or of the inset
-    at = (0.5, share - 0.01 if below else share + 0.01)
+    at = (0.62, share - 0.01 if below else share + 0.01)
     ax.annotate(f"share of pneumonia {share:.3f}", at, va="top" if below else "bottom", fontsize=8)
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="recall", ylabel="precision")
     low, high = report["average_precision_low"], report["average_precision_high"]
     area = f"{report['average_precision']:.4f} (95 % {low:.4f} to {high:.4f})"
     ax.set_title(f"Precision-recall, area {area}", fontsize=10.5)
     if report["auc"] >= ZOOM_FROM_AUC:
-        _zoom(ax, draw, (0.14, 0.3, 0.58, 0.36), xlim=(0.8, 1.004), ylim=(0.9, 1.002))
+        _zoom(ax, draw, (0.14, 0.36, 0.58, 0.32), xlim=(0.8, 1.004), ylim=(0.9, 1.002))
     ax.legend(title="precision / recall", loc="lower left", fontsize=8.5, title_fontsize=8.5)
 
 

@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from tests.bench import commands, inference, ingest, picture, pixels, system
+from tests.bench import commands, inference, ingest, pages, picture, pixels, system
 from tests.bench.harness import Failed, Plan, Row, Series, Unavailable
 from tests.bench.servers import ROOT
 
@@ -43,6 +43,7 @@ BENCHES: dict[str, Bench] = {
     "ingest": ingest,
     "pixels": pixels,
     "results": commands,
+    "pages": pages,
     "system": system,
     "inference": inference,
 }

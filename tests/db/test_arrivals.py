@@ -110,3 +110,26 @@ def test_other_pixels_are_kept_beside_the_first(database: Database) -> None:
         assert tx.conn.execute(sa.select(conflicts.c.spool_name)).scalars().all() == [
             "files/second.dcm"
         ]
+
+
+def test_an_upload_is_marked_and_never_leaves(database: Database) -> None:
+    rows.arrive(database, "1.1", is_upload=True)
+    rows.arrive(database, "1.2", study="4.5.6")
+    with database.read() as tx:
+        query = sa.select(studies.c.is_upload, studies.c.backlog).order_by(studies.c.id)
+        found = [tuple(row) for row in tx.conn.execute(query)]
+    assert found == [(True, True), (False, False)]
+
+
+def test_an_instance_knows_when_it_was_finished(database: Database) -> None:
+    rows.arrive(database, "1.1", state=InstanceState.REJECTED, reason="not an image")
+    rows.arrive(database, "1.2")
+    query = sa.select(instances.c.finished_at).order_by(instances.c.id)
+    with database.read() as tx:
+        rejected, waits = tx.conn.execute(query).scalars()
+    assert rejected is not None
+    assert waits is None
+    rows.prepare(database, "1.2")
+    rows.predict(database, "1.2")
+    with database.read() as tx:
+        assert None not in tx.conn.execute(query).scalars().all()

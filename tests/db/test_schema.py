@@ -9,6 +9,7 @@ from db import queries, schema
 from db.engine import Database
 from db.errors import SchemaMismatch
 from db.tables import metadata
+from db.views import VIEWS
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_code(database: Database) -> None:
@@ -29,7 +30,8 @@ def test_an_empty_database_is_refused_until_it_is_upgraded(database_url: str) ->
 
 def test_the_views_have_the_columns_that_the_queries_name(database: Database) -> None:
     with database.read() as tx:
-        for view in (queries.study_results, queries.instance_results, queries.deliveries):
+        views = [vars(queries)[name] for name in VIEWS]
+        for view in views:
             found = tx.conn.execute(sa.text(f"SELECT * FROM {view.name}")).keys()
             assert list(found) == [column.name for column in view.columns]
 

@@ -239,6 +239,36 @@ def test_a_grey_palette_is_looked_up(make_image):
     assert np.abs(colour_to_grey(ds).astype(int) - (255 - index)).max() <= 1
 
 
+@pytest.mark.parametrize("photometric", ["HSV", "YBR_PARTIAL_422", "monochrome1", "MONOCHROME"])
+def test_what_would_pass_for_something_else_is_refused(make_image, photometric):
+    data = np.random.default_rng(0).integers(0, 256, 64 * 48 * 3).astype(np.uint8)
+    header = {"SamplesPerPixel": 3, "BitsAllocated": 8, "BitsStored": 8, "PlanarConfiguration": 0}
+    ds = make_image(PhotometricInterpretation=photometric, PixelData=data.tobytes(), **header)
+    with pytest.raises(UnsupportedPixels, match="unknown photometric interpretation"):
+        grey_of(ds)
+
+
+def test_colours_of_more_than_8_bits_are_refused_where_nobody_converts_them(make_image):
+    ds = make_image(PhotometricInterpretation="YBR_FULL", SamplesPerPixel=3, BitsStored=12)
+    with pytest.raises(UnsupportedPixels, match="YBR colours of 12 bits"):
+        grey_of(ds)
+
+
+@pytest.mark.parametrize("syntax", [ts.JPEG_BASELINE, ts.JPEG_EXTENDED])
+def test_lossy_jpeg_knows_no_sign(make_image, syntax):
+    ds = make_image(np.zeros((8, 8), np.int16), BitsStored=12)
+    ds.file_meta.TransferSyntaxUID = syntax
+    with pytest.raises(UnsupportedPixels, match="signed pixels in lossy JPEG"):
+        stored_values(ds)
+
+
+@pytest.mark.parametrize("frames", [None, "", 0, 1])
+def test_an_empty_number_of_frames_is_one(make_image, frames):
+    ds = make_image()
+    ds.NumberOfFrames = frames
+    assert stored_values(ds).shape == (64, 48)
+
+
 @pytest.mark.parametrize("photometric", ["PALETTE COLOR", "RGB", "CMYK", None])
 def test_colours_without_what_they_need_are_refused(make_image, photometric):
     ds = make_image(PhotometricInterpretation=photometric)

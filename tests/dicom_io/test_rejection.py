@@ -60,18 +60,6 @@ def test_a_note_names_its_reason_and_what_it_rejects(report, reason):
     ]
 
 
-def test_only_quality_has_a_modifier(report):
-    with_modifier = [
-        reason
-        for reason in Reason
-        if any(
-            item.ConceptNameCodeSequence[0].CodeValue == "113011"
-            for item in dcmread(BytesIO(note_of(report, reason=reason))).ContentSequence
-        )
-    ]
-    assert with_modifier == [Reason.QUALITY]
-
-
 def test_it_is_known_as_ours_when_it_comes_back(report):
     assert is_our_object(dcmread(BytesIO(note_of(report))))
 

@@ -2,7 +2,6 @@
 
 import json
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ from dicom_io.destination import Tls, WebDestination
 from dicom_io.errors import DestinationUnavailable
 from dicom_io.scu import SendObject
 from tests.support.peers import free_port
+from tests.support.tls import make_certificate
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 
@@ -186,11 +186,3 @@ def test_tls_takes_the_ca_that_is_named_and_no_other(tmp_path: Path) -> None:
             store(WebDestination(url=other, tls=Tls(ca_file=cert)), "1.1")
     finally:
         server.close()
-
-
-def make_certificate(cert: Path, key: Path) -> None:
-    """A certificate of localhost that is its own CA."""
-    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-            "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key,
-            "-out", cert]  # fmt: skip
-    subprocess.run(argv, check=True, capture_output=True, timeout=60)

@@ -225,6 +225,17 @@ def test_a_negative_padding_value_of_signed_pixels(make_image, value):
     assert grey[5, 5] == 0
 
 
+@pytest.mark.parametrize("value", [-1, 65535])
+def test_a_padding_value_of_unsigned_pixels_that_was_written_as_signed(make_image, value):
+    stored = np.arange(2500, dtype=np.uint16).reshape(50, 50)
+    stored[5, 5] = 65535
+    ds = make_image(stored)
+    ds.add_new("PixelPaddingValue", "SS" if value < 0 else "US", value)
+    grey = to_grey(stored, ds)
+    assert grey[5, 5] == 0
+    assert grey[-1, -1] == 255
+
+
 def test_a_padding_only_image_is_black_and_not_an_error(make_image):
     stored = np.full((10, 10), 7, np.uint16)
     assert not to_grey(stored, make_image(stored, PixelPaddingValue=7)).any()
@@ -265,6 +276,29 @@ def test_lut_data_of_one_byte_entries(make_image):
     item.add_new("LUTDescriptor", "US", [256, 0, 8])
     item.add_new("LUTData", "OW", bytes(range(256)))
     assert np.array_equal(to_grey(stored, make_image(stored, VOILUTSequence=[item])), stored)
+
+
+def test_one_byte_entries_that_were_written_as_words(make_image):
+    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [256, 0, 8])
+    item.add_new("LUTData", "US", np.arange(256, dtype=np.uint8).view("<u2").tolist())
+    assert np.array_equal(to_grey(stored, make_image(stored, VOILUTSequence=[item])), stored)
+
+
+@pytest.mark.parametrize(("bits", "highest"), [(16, 4095), (16, 1023), (12, 4095), (10, 4095)])
+def test_a_table_counts_the_bits_that_its_entries_take(make_image, bits, highest):
+    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    item = lut_item(np.rint(np.linspace(0, highest, 256)).astype(int), 0, bits)
+    grey = to_grey(stored, make_image(stored, VOILUTSequence=[item]))
+    assert np.abs(grey.astype(int) - stored).max() <= 1
+
+
+def test_a_table_that_stays_below_its_brightest_is_left_so(make_image):
+    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    item = lut_item(np.arange(256) * 70, 0, 16)  # to 17850 of 65535: 15 bits
+    grey = to_grey(stored, make_image(stored, VOILUTSequence=[item]))
+    assert grey.max() == round(17850 / 65535 * 255)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ SCORER = OodScorer(
 def manifest_document(weights: bytes, ood_sha256: str) -> dict[str, Any]:
     point = {"threshold": 0.0, "sensitivity": 0.98, "specificity": 0.97}
     return {
-        "format": 2,
+        "format": 3,
         "name": "tiny",
         "version": "1.2.3",
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
@@ -44,6 +44,7 @@ def manifest_document(weights: bytes, ood_sha256: str) -> dict[str, Any]:
             "sha256": ood_sha256,
             "method": "tests",
             "layer": "spread",
+            "grid": 1,
             "limit": 1.0,
             "far_limit": 1.5,
             "auroc": 0.99,

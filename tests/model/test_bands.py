@@ -26,7 +26,7 @@ def made(folder: Path, *, rule_out: float, rule_in: float) -> Bundle:
         return {"threshold": threshold, "sensitivity": 0.98, "specificity": 0.97}
 
     document: dict[str, Any] = {
-        "format": 2,
+        "format": 3,
         "name": "tiny",
         "version": "1",
         "weights_sha256": "0" * 64,
@@ -50,6 +50,7 @@ def made(folder: Path, *, rule_out: float, rule_in: float) -> Bundle:
             "sha256": "0" * 64,
             "method": "none",
             "layer": "none",
+            "grid": 1,
             "limit": 1.0,
             "far_limit": 1.5,
             "auroc": 1.0,

@@ -81,6 +81,15 @@ def test_manifest_that_is_no_object_is_refused(bundle_folder: Path, text: str) -
         read_bundle(bundle_folder)
 
 
+def test_manifest_may_name_another_finding(bundle_folder: Path, manifest: dict[str, Any]) -> None:
+    assert read_bundle(bundle_folder).finding == "Pneumonia"
+    (bundle_folder / MANIFEST).write_text(json.dumps({**manifest, "finding": "Mass"}))
+    assert read_bundle(bundle_folder).finding == "Mass"
+    (bundle_folder / MANIFEST).write_text(json.dumps({**manifest, "finding": ""}))
+    with pytest.raises(BundleError, match="finding must be a text"):
+        read_bundle(bundle_folder)
+
+
 def test_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="cannot be read"):
         read_bundle(tmp_path)

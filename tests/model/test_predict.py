@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from dicom_io import preprocess
 from model.bundle import MANIFEST, read_bundle, shipped_bundle_path
 from model.errors import BundleError, ModelError
-from model.predict import Predictor, import_tensorflow
+from model.predict import Predictor, import_tensorflow, with_features
 
 
 @pytest.fixture
@@ -39,6 +40,31 @@ def test_network_is_traced_once_for_each_bucket(predictor: Predictor) -> None:
     for count in (1, 3, 5, 7, 9, 17, 31, 33, 64, 100):
         predictor.logits(pictures(count))
     assert predictor._graph.experimental_get_tracing_count() == traces == 6
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, 8])
+def test_features_are_means_over_a_grid_of_regions(bundle_folder: Path, grid: int) -> None:
+    import keras
+
+    network = keras.saving.load_model(bundle_folder / "model.keras")
+    images = pictures(3)[..., None].astype("float32")
+    maps = np.asarray(keras.Model(network.input, network.get_layer("spread").output)(images))
+    _, features = with_features(network, "spread", grid)(images)
+    parts = [np.round(np.arange(grid + 1) * side / grid).astype(int) for side in maps.shape[1:3]]
+    means = [
+        maps[:, top:bottom, left:right].mean(axis=(1, 2))
+        for top, bottom in pairwise(parts[0])
+        for left, right in pairwise(parts[1])
+    ]
+    np.testing.assert_allclose(np.asarray(features), np.concatenate(means, axis=1), rtol=1e-4)
+
+
+def test_a_grid_finer_than_the_layer_is_refused(
+    bundle_folder: Path, manifest: dict[str, Any]
+) -> None:
+    rewrite_manifest(bundle_folder, manifest, ood={**manifest["ood"], "grid": 1000})
+    with pytest.raises(BundleError, match="1000 x 1000"):
+        Predictor(read_bundle(bundle_folder), preprocess_version=1)
 
 
 def test_scores_are_made_of_the_layers_spatial_means_in_the_same_pass(

@@ -11,7 +11,8 @@ from model.predict import Predictor
 from model.saliency import (
     FULL_LOG_ODDS,
     at_picture_scale,
-    last_spatial_layer,
+    grad_cam,
+    last_spatial_outputs,
     outline,
     scaled,
 )
@@ -56,9 +57,40 @@ def test_maps_change_no_other_output_and_can_be_left_out(bundle_folder: Path) ->
 def test_the_layer_is_the_last_with_rows_and_columns(network: Any) -> None:
     import keras
 
-    assert last_spatial_layer(network) == "spread"
+    (output,) = last_spatial_outputs(network)
+    assert output is network.get_layer("spread").output
     flat = keras.Input((8,))
-    assert last_spatial_layer(keras.Model(flat, keras.layers.Dense(1)(flat))) is None
+    assert last_spatial_outputs(keras.Model(flat, keras.layers.Dense(1)(flat))) == []
+
+
+def test_a_side_branch_that_comes_back_is_no_end() -> None:
+    """Squeeze and excitation: pooled, and multiplied back."""
+    import keras
+
+    pixels = keras.Input((16, 16, 1))
+    body = keras.layers.Conv2D(4, 3, padding="same")(pixels)
+    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True)(body)
+    excited = keras.layers.Multiply()([body, keras.layers.Conv2D(4, 1)(pooled)])
+    logit = keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(excited))
+    (output,) = last_spatial_outputs(keras.Model(pixels, logit))
+    assert output is excited
+
+
+def test_the_parts_of_an_ensemble_add_up_on_the_finest_grid() -> None:
+    import keras
+    import tensorflow as tf
+
+    pixels = keras.Input((16, 16, 1))
+    bodies = [keras.layers.Conv2D(2, 3, strides=s, padding="same")(pixels) for s in (2, 4)]
+    pooled = [keras.layers.GlobalAveragePooling2D()(body) for body in bodies]
+    logits = [keras.layers.Dense(1, use_bias=False)(it) for it in pooled]
+    model = keras.Model(pixels, keras.layers.Average()(logits))
+    assert [tuple(it.shape[1:3]) for it in last_spatial_outputs(model)] == [(8, 8), (4, 4)]
+    ones = [tf.ones((1, 8, 8, 2)), tf.ones((1, 4, 4, 2))]
+    gradients = [tf.ones((1, 8, 8, 2)), 4 * tf.ones((1, 4, 4, 2))]
+    cam = grad_cam(tf, ones, gradients).numpy()
+    assert cam.shape == (1, 8, 8)
+    np.testing.assert_allclose(cam, 2 + 8 / 4)  # 16 cells of 8 become 64 of 2
 
 
 def test_strong_maps_reach_one_and_weak_ones_stay_weak() -> None:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from db import queries
 from tests.support import dicom
 from tests.support.peers import free_port, tool
 from tests.support.system import System, running, wait_for
@@ -22,19 +23,21 @@ SHIPPED = Path(__file__).resolve().parents[2] / "deploy" / "orthanc"
 
 
 class Orthanc:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.folder, self.settings = folder, settings
         self.dicom_port, self.http_port = free_port(), free_port()
         self.destination = f"ORTHANC@127.0.0.1:{self.dicom_port}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, worker_port: int) -> None:
+    def start(self, worker_port: int, **changes: object) -> None:
         configuration = json.loads((SHIPPED / "orthanc.json").read_text())
         configuration |= {
             "DicomPort": self.dicom_port,
             "HttpPort": self.http_port,
             "DicomModalities": {"cxr-worker": ["CXR_WORKER", "127.0.0.1", worker_port]},
+            **changes,
         }
+        configuration |= self.settings
         shutil.copy(SHIPPED / "forward.lua", self.folder)
         (self.folder / "orthanc.json").write_text(json.dumps(configuration))
         with (self.folder / "orthanc.log").open("wb") as log:
@@ -60,6 +63,10 @@ class Orthanc:
             png = np.frombuffer(answer.read(), np.uint8)
         return cv2.imdecode(png, cv2.IMREAD_COLOR)
 
+    def delete(self, path: str) -> None:
+        url = f"http://127.0.0.1:{self.http_port}{path}"
+        urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=30).close()
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
@@ -72,7 +79,13 @@ def pair(tmp_path: Path) -> Iterator[tuple[Orthanc, System]]:
     folder.mkdir()
     orthanc = Orthanc(folder)
     tool("Orthanc")
-    with running(tmp_path / "home", DESTINATIONS=orthanc.destination) as (system, _):
+    listed = tmp_path / "destinations.toml"
+    listed.write_text(
+        '[[destination]]\nname = "orthanc"\nkind = "dicom"\nae_title = "ORTHANC"\n'
+        f'host = "127.0.0.1"\nport = {orthanc.dicom_port}\nstorage_commitment = true\n'
+    )
+    settings = {"DESTINATIONS": "", "DESTINATIONS_FILE": listed}
+    with running(tmp_path / "home", **settings) as (system, _):
         try:
             orthanc.start(system.address.port)
             yield orthanc, system
@@ -101,4 +114,11 @@ def test_what_orthanc_stores_comes_back_into_its_study_as_one_report(
     shown = orthanc.preview(picture)
     assert shown.shape[0] > 900
     assert (np.ptp(shown.astype(int), axis=2) > 60).mean() > 0.02  # heat and warnings in colour
+    wait_for("Orthanc's commitment", lambda: _all_committed(system, ds.StudyInstanceUID))
     assert system.study(ds.StudyInstanceUID) == row  # the report did not come round again
+
+
+def _all_committed(system: System, study: str) -> bool:
+    with system.database.read() as tx:
+        states = [row["state"] for row in queries.find_deliveries(tx, study)]
+    return bool(states) and set(states) == {"committed"}

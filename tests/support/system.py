@@ -15,14 +15,19 @@ from typing import Any, TypeVar
 
 import psutil
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
-from pynetdicom import AE, _config, evt
+from pydicom.dataset import Dataset, FileDataset
+from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.presentation import PresentationContext
 
 from db import queries
 from db.engine import Database
 from dicom_io import scu
-from dicom_io.contexts import listener_contexts
+from dicom_io.contexts import (
+    STORAGE_COMMITMENT,
+    STORAGE_COMMITMENT_INSTANCE,
+    listener_contexts,
+)
 from dicom_io.destination import Destination
 from worker import home
 
@@ -50,19 +55,28 @@ def command(*arguments: object, env: Mapping[str, str] | None = None) -> Any:
 
 
 class Pacs:
-    """A storage SCP that keeps what it gets, and refuses when told to."""
+    """A storage SCP that keeps what it gets, and refuses when told to.
 
-    def __init__(self) -> None:
+    It answers requests for storage commitment with Success, and reports when told to.
+    """
+
+    def __init__(self, contexts: list[PresentationContext] | None = None) -> None:
+        self.commitments: list[Dataset] = []
+        self.refused: dict[str, int] = {}  # SOP Class UID and the status that it gets
         self.received: list[FileDataset] = []
         self.status = 0x0000
         self.associations = 0
         self._lock = threading.Lock()
         _config.LOG_HANDLER_LEVEL = "none"
         self._ae = AE(ae_title="PACS")
-        self._ae.supported_contexts = listener_contexts()
+        self._ae.supported_contexts = contexts or [
+            *(it for it in listener_contexts() if it.abstract_syntax != STORAGE_COMMITMENT),
+            build_context(STORAGE_COMMITMENT),
+        ]
         handlers: list[EventHandlerType] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_ESTABLISHED, self._count),
+            (evt.EVT_N_ACTION, self._commit),
         ]
         server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         assert server is not None
@@ -70,12 +84,50 @@ class Pacs:
         self.destination = f"PACS@127.0.0.1:{server.server_address[1]}"
 
     def _store(self, event: Event) -> int:
-        if self.status == 0:
+        status = self.refused.get(str(event.request.AffectedSOPClassUID), self.status)
+        if status == 0:
             chunked = _config.STORE_RECV_CHUNKED_DATASET
             ds = dcmread(event.dataset_path if chunked else BytesIO(event.encoded_dataset()))
             with self._lock:
                 self.received.append(ds)
-        return self.status
+        return status
+
+    def _commit(self, event: Event) -> tuple[int, None]:
+        with self._lock:
+            self.commitments.append(event.action_information)
+        return 0x0000, None
+
+    def report_commitment(
+        self, request: Dataset, to: Destination, failed: Mapping[str, int] | None = None
+    ) -> int | None:
+        """N-EVENT-REPORT over an association of its own; returns the status, None if refused."""
+        failed = failed or {}
+        information = Dataset()
+        information.TransactionUID = request.TransactionUID
+        asked = list(request.ReferencedSOPSequence)
+        bad = [it for it in asked if it.ReferencedSOPInstanceUID in failed]
+        information.ReferencedSOPSequence = [it for it in asked if it not in bad]
+        for item in bad:
+            item.FailureReason = failed[item.ReferencedSOPInstanceUID]
+        if bad:
+            information.FailedSOPSequence = bad
+        return self.n_event_report(information, to, 2 if bad else 1)
+
+    def n_event_report(
+        self, information: Dataset, to: Destination, event_type: int, *, as_scp: bool = True
+    ) -> int | None:
+        ae = AE(ae_title="PACS")
+        ae.add_requested_context(STORAGE_COMMITMENT)
+        role = [build_role(STORAGE_COMMITMENT, scp_role=True)] if as_scp else []
+        assoc = ae.associate(to.host, to.port, ae_title=to.ae_title, ext_neg=role)
+        if not assoc.is_established:
+            return None
+        status, _ = assoc.send_n_event_report(
+            information, event_type, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+        )
+        assoc.release()
+        found: int | None = status.get("Status")
+        return found
 
     def _count(self, _event: Event) -> None:
         self.associations += 1
@@ -106,6 +158,7 @@ class System:
         defaults: dict[str, object] = {
             "HOME_DIR": self.home,
             "DICOM_PORT": 0,
+            "WEB_PORT": 0,
             "STUDY_SETTLE_S": 0.5,
             "MAX_STUDY_AGE_DAYS": 100_000,
             "SPOOL_RESERVE_MB": 10,

@@ -13,6 +13,7 @@ from model.bands import Interpreter
 from model.bundle import read_bundle
 from model.errors import BundleError
 from model.predict import Predictor
+from tests.training.conftest import write_pictures
 from training.cli import main
 from training.dataset import Dataset
 from training.predictions import read_predictions
@@ -94,6 +95,31 @@ def test_published_bundle_is_never_overwritten(exported: Path) -> None:
     assert "never changes" in result.output
 
 
+def test_bundle_gets_a_new_score_under_the_same_weights(
+    exported: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    old = exported / "bundles" / "efficientnet-lite0-0.0.1"
+    where = ("--data", data_folder, "--out", tmp_path, "--cache", exported / "cache")
+    report = json.loads(run("ood", old, *where, "--version", "0.0.2").split("\nbundle: ")[0])
+    new = read_bundle(tmp_path / "efficientnet-lite0-0.0.2")
+    new.check_weights()
+    assert new.version == "0.0.2"
+    assert new.weights_sha256 == read_bundle(old).weights_sha256
+    assert new.ood.auroc == report["auroc_blind"]
+    before, after = ((it / "MODEL_CARD.md").read_text().split("\n", 1) for it in (old, new.path))
+    assert after[0] == "# efficientnet-lite0 0.0.2"
+    assert after[1] == before[1]
+
+
+def test_a_bundle_of_other_pictures_is_not_scored_anew(exported: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "train", 2, seed=9)
+    old = exported / "bundles" / "efficientnet-lite0-0.0.1"
+    arguments = ["ood", old, "--data", tmp_path, "--cache", tmp_path / "cache"]
+    result = CliRunner().invoke(main, [str(it) for it in arguments])
+    assert result.exit_code == 1
+    assert "not those that" in result.output
+
+
 def test_bundle_is_evaluated_on_a_labelled_split_at_its_own_thresholds(
     exported: Path, data_folder: Path
 ) -> None:
@@ -105,6 +131,14 @@ def test_bundle_is_evaluated_on_a_labelled_split_at_its_own_thresholds(
     assert report["images"] == 32
     assert report["operating_points"]["rule_in"]["threshold"] == points.rule_in.threshold
     assert "rule_in_95" in report["operating_points"]
+
+
+def test_folds_that_share_images_are_not_pooled(exported: Path) -> None:
+    runs = ["pool", str(exported / "run"), str(exported / "run")]
+    places = ["--out", str(exported / "pooled"), "--cache", str(exported / "cache")]
+    result = CliRunner().invoke(main, [*runs, *places])
+    assert result.exit_code == 1
+    assert "pool different folds" in result.output
 
 
 def test_report_of_a_run_is_a_page_with_galleries_and_a_line_an_image(exported: Path) -> None:
@@ -122,7 +156,7 @@ def test_report_of_a_run_is_a_page_with_galleries_and_a_line_an_image(exported: 
 
 def write_chest(path: Path, seed: int, side: int = 256) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(0, 1, (side, side))
-    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 20), None, 0, 255, cv2.NORM_MINMAX)
+    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8), None, 0, 255, cv2.NORM_MINMAX)
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), picture.astype(np.uint8))
     return picture.astype(np.uint8)

@@ -29,7 +29,7 @@ from training.networks import save_for_inference
 from training.predictions import read_predictions
 from training.run import Run, read_log
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)  # of busy cores; a minute or less each on idle ones
 
 PARAMETERS = {
     "bacterial-viral-normal": 3_416_867,
@@ -53,19 +53,18 @@ def run(*arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs, cache and bundles of all tests here; the score is tried on a few negatives."""
-    return tmp_path_factory.mktemp("recipes")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Runs, cache and bundles of all tests here.
 
-
-@pytest.fixture(autouse=True)
-def few_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the hundreds that a score is tried on, the generated ones, two of each kind."""
-    monkeypatch.setattr("training.negatives.GENERATED_EACH", 2)
-    monkeypatch.setattr("training.negatives._files", lambda extra: ())
-    monkeypatch.setattr("training.negatives.SPOILED_EACH", 1)
+    Of the hundreds of pictures that a score is tried on, two of each kind that is generated.
+    """
     adult = adult_chests()[:1]
-    monkeypatch.setattr("training.ood.adult_chests", lambda: adult)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.negatives.DRAWN_EACH", 2)
+        patch.setattr("training.negatives._files", lambda extra: ())
+        patch.setattr("training.negatives.SPOILED_EACH", 1)
+        patch.setattr("training.ood.adult_chests", lambda: adult)
+        yield tmp_path_factory.mktemp("recipes")
 
 
 @contextmanager
@@ -129,7 +128,8 @@ def test_recipe_is_fitted_for_two_epochs_and_its_network_is_one_that_is_served(
     network = keras.saving.load_model(work / "served.keras", compile=False, safe_mode=True)
     assert network.input_shape == (None, preprocess.SIZE, preprocess.SIZE, 1)
     assert network.count_params() == PARAMETERS[recipe]
-    model = with_features(network, recipes.find(recipe).ood_layer)
+    chosen = recipes.find(recipe)
+    model = with_features(network, chosen.ood_layer, chosen.ood_grid)
     logits, features = model(np.zeros((1, 224, 224, 1), np.float32), training=False)
     assert logits.shape == (1, 1)
     assert np.isfinite(logits).all()

@@ -1,72 +1,27 @@
 """The outbox against a real storage SCP that accepts, refuses, or is not there."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom import build_context
 
-from db import schema
-from db.engine import Database
-from db.tables import outbox
-from tests.support import dicom, rows
+from db import deliveries, destinations
+from db.tables import ObjectKind, objects, outbox
+from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from dicom_io.sr import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
+from tests.support import dicom
+from tests.support.outbox import Outbox
 from tests.support.peers import free_port
 from tests.support.system import Pacs
 from worker import deliver, patience
+from worker.destinations import parse
 from worker.services import Services
-from worker.settings import Settings
-from worker.spool import Spool
-
-
-class Outbox:
-    """A database with reports that wait for destinations."""
-
-    def __init__(self, folder: Path, *destinations: str) -> None:
-        self.destinations = destinations
-        self.database = Database(f"sqlite:///{folder / 'cxr.db'}")
-        schema.upgrade(self.database)
-        self.services = Services(
-            settings=Settings.model_validate({"destinations": ",".join(destinations)}),
-            database=self.database,
-            spool=Spool(folder),
-            bundle=cast(Any, None),  # delivering asks no model
-            interpreter=cast(Any, None),
-            notify=lambda stage, key: None,
-        )
-
-    def add_report(self, number: int) -> str:
-        """A reported study; returns the report's UID. The payload is a small Part 10 file."""
-        study = f"1.2.{number}"
-        ds = dicom.chest(study)
-        uid = str(ds.SOPInstanceUID)
-        buffer = BytesIO()
-        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-        ds.file_meta.MediaStorageSOPInstanceUID = uid
-        ds.save_as(buffer, enforce_file_format=True)
-        rows.arrive(self.database, f"1.1.{number}", study)
-        rows.prepare(self.database, f"1.1.{number}")
-        rows.predict(self.database, f"1.1.{number}")
-        rows.report(
-            self.database,
-            uid,
-            *self.destinations,
-            study=study,
-            payload=buffer.getvalue(),
-            sop_class_uid=dicom.CR,
-        )
-        return uid
-
-    def states(self) -> list[tuple[str, str, int, str | None]]:
-        query = sa.select(outbox.c.destination, outbox.c.state, outbox.c.attempts, outbox.c.error)
-        with self.database.read() as tx:
-            return [tuple(row) for row in tx.conn.execute(query.order_by(outbox.c.id))]
-
-    def make_due(self) -> None:
-        with self.database.begin() as tx:
-            waiting = outbox.c.state == "pending"
-            tx.conn.execute(sa.update(outbox).where(waiting).values(due_at=tx.now))
 
 
 @pytest.fixture
@@ -76,11 +31,24 @@ def pacs() -> Iterator[Pacs]:
     made.close()
 
 
-def test_all_that_is_due_leaves_over_one_association(pacs: Pacs, tmp_path: Path) -> None:
+@pytest.fixture
+def old_pacs() -> Iterator[Pacs]:
+    """Accepts Comprehensive SR and Secondary Capture, and those in Implicit VR alone."""
+    classes = (COMPREHENSIVE_SR, dicom.SECONDARY_CAPTURE)
+    made = Pacs([build_context(uid, IMPLICIT_VR_LITTLE_ENDIAN) for uid in classes])
+    yield made
+    made.close()
+
+
+def _uids(pacs: Pacs) -> list[str]:
+    return [str(ds.SOPInstanceUID) for ds in pacs.received]
+
+
+def test_all_that_is_due_leaves_over_one_association_in_order(pacs: Pacs, tmp_path: Path) -> None:
     waiting = Outbox(tmp_path, pacs.destination)
-    uids = [waiting.add_report(number) for number in range(3)]
-    assert deliver.deliver(waiting.services, pacs.destination) == 3
-    assert [ds.SOPInstanceUID for ds in pacs.received] == uids
+    uids = [uid for number in range(3) for uid in waiting.add_report(number)]
+    assert deliver.deliver(waiting.services, pacs.destination) == 6
+    assert _uids(pacs) == uids
     assert pacs.associations == 1
     assert {state for _, state, _, _ in waiting.states()} == {"sent"}
     assert deliver.deliver(waiting.services, pacs.destination) == 0
@@ -93,9 +61,9 @@ def test_a_destination_that_is_down_delays_no_other_and_is_tried_again(
     waiting = Outbox(tmp_path, dead, pacs.destination)
     waiting.add_report(1)
     assert deliver.deliver(waiting.services, dead) == 0
-    assert deliver.deliver(waiting.services, pacs.destination) == 1
-    (of_dead, of_pacs) = waiting.states()
-    assert (of_dead[1], of_pacs[1]) == ("pending", "sent")
+    assert deliver.deliver(waiting.services, pacs.destination) == 2
+    of_dead = waiting.states()[0]
+    assert [row["state"] for row in waiting.deliveries()] == ["pending", "sent"] * 2
     assert of_dead[3] is not None
     assert "cannot connect" in of_dead[3]
     assert deliver.deliver(waiting.services, dead) == 0  # not due before its wait is over
@@ -108,14 +76,42 @@ def test_a_destination_that_is_down_delays_no_other_and_is_tried_again(
 def test_a_refused_object_is_tried_some_times_and_then_given_up(pacs: Pacs, tmp_path: Path) -> None:
     waiting = Outbox(tmp_path, pacs.destination)
     waiting.add_report(1)
-    pacs.status = 0xA900
+    pacs.refused = {COMPREHENSIVE_3D_SR: 0xA900}
     for _ in range(patience.REFUSALS_MAX):
         assert waiting.states()[0][1] == "pending"
+        assert pacs.received == []  # its picture waits for it
         waiting.make_due()
         deliver.deliver(waiting.services, pacs.destination)
-    ((_, state, attempts, error),) = waiting.states()
-    assert (state, attempts) == ("failed", patience.REFUSALS_MAX)
-    assert error == "refused with status 0xA900"
+    (report, picture) = waiting.deliveries()
+    assert (report["state"], report["attempts"]) == ("failed", patience.REFUSALS_MAX)
+    assert report["error"] == "refused with status 0xA900"
+    assert picture["state"] == "pending"
+    waiting.make_due()
+    assert deliver.deliver(waiting.services, pacs.destination) == 1
+
+
+def test_days_without_an_answer_do_not_count_as_refusals(pacs: Pacs, tmp_path: Path) -> None:
+    waiting = Outbox(tmp_path, pacs.destination)
+    waiting.add_report(1)
+    with waiting.database.begin() as tx:
+        tx.conn.execute(sa.update(outbox).values(attempts=100))
+    pacs.status = 0xA700
+    deliver.deliver(waiting.services, pacs.destination)
+    assert {row["state"] for row in waiting.deliveries()} == {"pending"}
+
+
+def test_a_study_that_waits_delays_no_other(pacs: Pacs, tmp_path: Path) -> None:
+    waiting = Outbox(tmp_path, pacs.destination)
+    first, second = waiting.add_report(1), waiting.add_report(2)
+    broken = sa.update(objects).where(objects.c.sop_instance_uid == first[0])
+    with waiting.database.begin() as tx:
+        tx.conn.execute(broken.values(sop_class_uid="1.2.3.4"))  # no peer takes it
+    assert deliver.deliver(waiting.services, pacs.destination) == 2
+    assert _uids(pacs) == list(second)
+    assert [row["error"] for row in waiting.deliveries(1)] == [
+        "destination does not accept 1.2.3.4 as Explicit VR Little Endian",
+        "an earlier object of the study waits",
+    ]
 
 
 def test_a_destination_that_is_no_longer_listed_keeps_its_reports(tmp_path: Path) -> None:
@@ -124,8 +120,117 @@ def test_a_destination_that_is_no_longer_listed_keeps_its_reports(tmp_path: Path
     unlisted = Outbox(tmp_path / "other")
     services = Services(**{**vars(unlisted.services), "database": waiting.database})
     deliver.deliver(services, "GONE@127.0.0.1:104")
-    ((_, state, _, error),) = waiting.states()
-    assert (state, error) == ("pending", "not among the destinations")
+    assert [(row["state"], row["error"]) for row in waiting.deliveries()] == [
+        ("pending", "not among the destinations")
+    ] * 2
+
+
+def test_a_destination_that_is_held_gets_nothing_until_it_is_released(
+    pacs: Pacs, tmp_path: Path
+) -> None:
+    waiting = Outbox(tmp_path, pacs.destination)
+    waiting.add_report(1)
+    with waiting.database.begin() as tx:
+        assert destinations.hold(tx, pacs.destination)
+        assert not destinations.hold(tx, pacs.destination)
+    assert deliver.deliver(waiting.services, pacs.destination) == 0
+    assert pacs.associations == 0
+    with waiting.database.begin() as tx:
+        assert destinations.release(tx, pacs.destination)
+        assert not destinations.release(tx, pacs.destination)
+    assert deliver.deliver(waiting.services, pacs.destination) == 2
+
+
+def test_what_the_settings_hold_is_released_when_they_do_not_any_more(
+    pacs: Pacs, tmp_path: Path
+) -> None:
+    waiting = Outbox(tmp_path, pacs.destination)
+    with waiting.database.begin() as tx:
+        destinations.hold(tx, "BY HAND@h:1")
+        destinations.apply_settings(tx, [pacs.destination])
+        assert destinations.holds(tx).keys() == {pacs.destination, "BY HAND@h:1"}
+        destinations.apply_settings(tx, [])
+        assert destinations.holds(tx).keys() == {"BY HAND@h:1"}
+
+
+def test_where_only_comprehensive_sr_is_taken_the_report_is_converted_once(
+    old_pacs: Pacs, tmp_path: Path
+) -> None:
+    waiting = Outbox(tmp_path, old_pacs.destination)
+    uid, picture_uid = waiting.add_report(1)
+    old_pacs.status = 0xA700
+    deliver.deliver(waiting.services, old_pacs.destination)
+    waiting.make_due()
+    old_pacs.status = 0x0000
+    assert deliver.deliver(waiting.services, old_pacs.destination) == 2
+    report, picture = old_pacs.received
+    assert report.SOPClassUID == COMPREHENSIVE_SR
+    assert report.SOPInstanceUID != uid
+    assert picture.SOPInstanceUID == picture_uid
+    (row, _) = waiting.deliveries()
+    assert (row["sop_instance_uid"], row["state"]) == (report.SOPInstanceUID, "sent")
+    with waiting.database.read() as tx:
+        kept = deliveries.payload(tx, row["object_id"])
+        made = tx.conn.execute(sa.select(sa.func.count()).select_from(objects)).scalar_one()
+    assert made == 3
+    assert kept is not None
+    stored = dcmread(BytesIO(kept))
+    assert _without_meta(stored) == _without_meta(report)
+
+
+def test_a_picture_in_implicit_vr_has_the_same_pixels(old_pacs: Pacs, tmp_path: Path) -> None:
+    waiting = Outbox(tmp_path, old_pacs.destination)
+    waiting.add_report(1)
+    deliver.deliver(waiting.services, old_pacs.destination)
+    picture = old_pacs.received[1]
+    assert picture.file_meta.TransferSyntaxUID == IMPLICIT_VR_LITTLE_ENDIAN
+    with waiting.database.read() as tx:
+        kept = deliveries.payload(tx, waiting.deliveries()[1]["object_id"])
+    assert kept is not None
+    stored = dcmread(BytesIO(kept))
+    assert stored.file_meta.TransferSyntaxUID == EXPLICIT_VR_LITTLE_ENDIAN
+    assert picture.PixelData == stored.PixelData
+    assert _without_meta(picture) == _without_meta(stored)
+
+
+def test_a_converted_report_names_its_predecessor_in_both_classes(
+    pacs: Pacs, old_pacs: Pacs, tmp_path: Path
+) -> None:
+    waiting = Outbox(tmp_path, pacs.destination, old_pacs.destination)
+    first, _ = waiting.add_report(1)
+    second, _ = waiting.add_report(1)
+    for peer in (pacs, old_pacs):
+        assert deliver.deliver(waiting.services, peer.destination) == 4
+    assert _predecessors(pacs.received[2]) == [(COMPREHENSIVE_3D_SR, first)]
+    earlier, _, later, _ = old_pacs.received
+    assert _predecessors(later) == [
+        (COMPREHENSIVE_3D_SR, first),
+        (COMPREHENSIVE_SR, earlier.SOPInstanceUID),
+    ]
+    assert second in _uids(pacs)
+
+
+@pytest.mark.parametrize("refusal", ["by setting", "by status"])
+def test_the_class_follows_the_setting_and_the_destinations_own_word(
+    refusal: str, pacs: Pacs, tmp_path: Path
+) -> None:
+    recipient = parse(pacs.destination)
+    if refusal == "by setting":
+        recipient = replace(recipient, sr_class="comprehensive")
+    else:
+        pacs.refused = {COMPREHENSIVE_3D_SR: deliver.SOP_CLASS_NOT_SUPPORTED}
+    waiting = Outbox(tmp_path, recipient)
+    waiting.add_report(1)
+    assert deliver.deliver(waiting.services, pacs.destination) == 2
+    assert pacs.received[0].SOPClassUID == COMPREHENSIVE_SR
+
+
+def test_a_destination_gets_only_the_objects_it_is_meant_to_get(pacs: Pacs, tmp_path: Path) -> None:
+    recipient = replace(parse(pacs.destination), objects=frozenset({ObjectKind.SR}))
+    waiting = Outbox(tmp_path, recipient)
+    uid, _ = waiting.add_report(1)
+    assert deliver.deliver(waiting.services, pacs.destination) == 1
+    assert _uids(pacs) == [uid]
 
 
 def test_waits_double_up_to_an_hour() -> None:
@@ -134,3 +239,16 @@ def test_waits_double_up_to_an_hour() -> None:
     assert 7.5 <= waits[1] <= 12.5
     assert all(wait <= 4500 for wait in waits)
     assert min(waits[12:]) >= 2700
+
+
+def _predecessors(ds: Dataset) -> list[tuple[str, str]]:
+    (study,) = ds.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    return [
+        (it.ReferencedSOPClassUID, it.ReferencedSOPInstanceUID)
+        for it in series.ReferencedSOPSequence
+    ]
+
+
+def _without_meta(ds: Dataset) -> Dataset:
+    return Dataset({element.tag: element for element in ds})

@@ -32,4 +32,5 @@ RECIPE = Recipe(
     warmup_epochs=0.5,
     weight_decay=1e-4,
     ood_layer=efficientnet_lite.OOD_FEATURES,
+    ood_grid=efficientnet_lite.OOD_GRID,
 )

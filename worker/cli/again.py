@@ -37,12 +37,12 @@ def list_() -> None:
         recipient = settings.recipient(name)
         kind = recipient.kind if recipient else "not among the destinations"
         objects = ", ".join(sorted(recipient.objects, reverse=True)) if recipient else ""
-        since = f"since {held[name].held_at:%Y-%m-%d %H:%M} by {held[name].held_by}"
+        found = held.get(name)
         table.add_row(
             name,
             kind,
             objects,
-            since if name in held else "no",
+            f"since {found.held_at:%Y-%m-%d %H:%M} by {found.held_by}" if found else "no",
             ", ".join(f"{count} {state}" for state, count in counts.get(name, {}).items()),
         )
     Console().print(table)

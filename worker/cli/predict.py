@@ -119,6 +119,7 @@ class _Pictures:
 
     def __init__(self, out: Path, count: int, settings: Settings, bundle: Bundle) -> None:
         self.out, self.is_folder = out, count > 1 or out.is_dir()
+        self._taken: set[str] = set()
         self._settings, self._bundle = settings, bundle
         folder = out if self.is_folder else out.parent
         try:
@@ -148,5 +149,14 @@ class _Pictures:
             warning=warning_of(intended, unlike_training=unlike),
         )
         line = outline(found, *grey.shape) if positive else None
-        target = self.out / f"{path.name}.saliency.png" if self.is_folder else self.out
+        target = self.out / self._name(path) if self.is_folder else self.out
         target.write_bytes(as_png(draw(grey, found, line, caption)))
+
+    def _name(self, path: Path) -> str:
+        """Files of one name come from several folders: none overwrites another's picture."""
+        number, name = 1, f"{path.name}.saliency.png"
+        while name in self._taken:
+            number += 1
+            name = f"{path.name}-{number}.saliency.png"
+        self._taken.add(name)
+        return name

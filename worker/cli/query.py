@@ -1,24 +1,26 @@
-"""Commands that ask the database: results, show, status."""
+"""Commands that ask the database: results, show, failures, status."""
 
-import csv
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from db import queries, schema
+from db import queries, schema, search, statistics
 from db.engine import Database
+from db.search import Sort
+from worker.cli import moments, output
 from worker.errors import WorkerError
 from worker.settings import Settings
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 TABLE_ROWS_MAX = 100
-_COLUMNS = (
+WATCH_EVERY_S = 2.0
+_STUDY_COLUMNS = (
     ("received", "received_at"),
     ("accession", "accession_number"),
     ("study", "study_instance_uid"),
@@ -27,6 +29,31 @@ _COLUMNS = (
     ("band", "band"),
     ("images", "image_count"),
     ("note", "error"),
+)
+_INSTANCE_COLUMNS = (
+    ("instance", "sop_instance_uid"),
+    ("state", "state"),
+    ("reason", "reason"),
+    ("probability", "probability"),
+    ("band", "band"),
+)
+_FEEDBACK_COLUMNS = (
+    ("said", "created_at"),
+    ("by", "author"),
+    ("verdict", "verdict"),
+    ("band", "band"),
+    ("comment", "comment"),
+)
+_FAILURE_COLUMNS = (
+    ("failed", "failed_at"),
+    ("what", "what"),
+    ("reason", "reason"),
+    ("destination", "destination"),
+    ("study", "study_instance_uid"),
+    ("instance", "sop_instance_uid"),
+)
+_format = click.option(
+    "--format", "fmt", type=click.Choice(["table", "json", "csv"]), default="table"
 )
 
 
@@ -45,88 +72,159 @@ def open_database() -> tuple[Settings, Database]:
 
 
 @click.command()
-@click.option("--since", type=click.DateTime(), help="Received at or after (UTC).")
-@click.option("--band", type=click.Choice(["negative", "review", "positive"]))
+@click.option("--since", metavar="WHEN", help="Received at or after: 2026-11-25, today, 8h, 7d.")
+@click.option("--until", metavar="WHEN", help="Received before.")
+@click.option(
+    "--band", "bands", multiple=True, type=click.Choice(["negative", "review", "positive"])
+)
 @click.option(
     "--state",
+    "states",
+    multiple=True,
     type=click.Choice(["receiving", "analysing", "reporting", "reported", "failed"]),
 )
 @click.option("--accession", help="Accession number.")
+@click.option("--patient", help="Patient ID.")
 @click.option("--study", help="Study Instance UID.")
+@click.option("--model-version", help="Version of the model that the result comes from.")
+@click.option("--intended-use", type=click.Choice(["inside", "outside", "unknown"]))
+@click.option("--origin", type=click.Choice(["pacs", "upload"]), help="How it came.")
+@click.option("--feedback", type=click.Choice(["agree", "disagree"]), help="A reader said so.")
+@click.option("--min-probability", type=click.FloatRange(0, 1))
+@click.option("--max-probability", type=click.FloatRange(0, 1))
+@click.option(
+    "--sort",
+    type=click.Choice([sort.value for sort in Sort]),
+    default="received",
+    show_default=True,
+    help="Urgency: positive, review, without a band, negative; received: the newest first.",
+)
 @click.option("--limit", type=click.IntRange(1), help="At most so many; a table stops at 100.")
-@click.option("--format", "fmt", type=click.Choice(["table", "json", "csv"]), default="table")
-def results(
-    since: datetime | None,
-    band: str | None,
-    state: str | None,
-    accession: str | None,
-    study: str | None,
-    limit: int | None,
-    fmt: str,
-) -> None:
-    """Query results: one row per study, the newest first."""
-    _, database = open_database()
+@click.option("--watch", is_flag=True, help="Show the table anew every two seconds.")
+@_format
+def results(fmt: str, watch: bool, sort: str, limit: int | None, **options: Any) -> None:
+    """Query results: one row per study. Repeat --band or --state for one or the other."""
+    if watch and fmt != "table":
+        raise click.UsageError("--watch shows a table: leave out --format")
+    settings, database = open_database()
     if limit is None and fmt == "table":
         limit = TABLE_ROWS_MAX
-    wanted = queries.ResultFilter(
-        since=since.replace(tzinfo=UTC) if since else None,
-        band=band,
-        state=state,
-        accession_number=accession,
-        study_instance_uid=study,
+    wanted = _filter(options, settings.timezone, limit)
+    if watch:
+        _watch(database, wanted, Sort(sort), settings.timezone)
+        return
+    with database.read() as tx:
+        rows = search.stream(tx, wanted, Sort(sort))
+        if fmt == "json":
+            output.write_json(rows)
+        elif fmt == "csv":
+            output.write_csv(rows, [column.name for column in queries.study_results.columns])
+        else:
+            found = list(rows)
+            output.print_table(found, _STUDY_COLUMNS, settings.timezone)
+            if len(found) == limit:
+                click.echo(f"the first {limit}; more with --limit, all with --format json or csv")
+
+
+def _filter(options: dict[str, Any], timezone: str, limit: int | None) -> queries.ResultFilter:
+    return queries.ResultFilter(
+        since=moments.parse_option(options["since"], "--since", timezone),
+        until=moments.parse_option(options["until"], "--until", timezone),
+        bands=options["bands"],
+        states=options["states"],
+        accession_number=options["accession"],
+        patient_id=options["patient"],
+        study_instance_uid=options["study"],
+        model_version=options["model_version"],
+        intended_use=options["intended_use"],
+        origin=options["origin"],
+        verdict=options["feedback"],
+        probability_from=options["min_probability"],
+        probability_to=options["max_probability"],
         limit=limit,
     )
-    with database.read() as tx:
-        rows = queries.find_study_results(tx, wanted)
-    if fmt == "json":
-        click.echo(json.dumps([_plain(row) for row in rows], indent=2))
-    elif fmt == "csv":
-        names = [column.name for column in queries.study_results.columns]
-        writer = csv.DictWriter(sys.stdout, names)
-        writer.writeheader()
-        writer.writerows(_plain(row) for row in rows)
-    else:
-        _print_table(rows, _COLUMNS)
-        if len(rows) == limit:
-            click.echo(f"the newest {limit}; more with --limit, all with --format json or csv")
+
+
+def _watch(database: Database, wanted: queries.ResultFilter, sort: Sort, timezone: str) -> None:
+    from rich.live import Live
+
+    console = output.console()
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        try:
+            while True:
+                with database.read() as tx:
+                    rows = list(search.stream(tx, wanted, sort))
+                live.update(
+                    output.make_table(rows, _STUDY_COLUMNS, timezone, console.width), refresh=True
+                )
+                time.sleep(WATCH_EVERY_S)
+        except KeyboardInterrupt:
+            return
 
 
 @click.command()
-@click.argument("study")
-def show(study: str) -> None:
-    """Show one study's timeline, from its first byte to its delivery. STUDY is its UID."""
-    _, database = open_database()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show one study's timeline, from its first byte to its delivery.
+
+    NAME is its Study Instance UID, its accession number, or the SOP Instance UID of an image.
+    """
+    settings, database = open_database()
+    console = output.console()
     with database.read() as tx:
-        found = queries.find_study_results(tx, queries.ResultFilter(study_instance_uid=study))
-        images = queries.find_instance_results(tx, study)
-        events = queries.timeline(tx, study)
-    if not found:
-        raise WorkerError(f"no study {study} in the database")
-    _print_table(found, _COLUMNS)
-    if found[0]["retracted_at"] is not None:
-        click.echo(f"retracted at {_text(found[0]['retracted_at'])}: no report of it is delivered")
-    _print_table(
-        images,
-        (
-            ("instance", "sop_instance_uid"),
-            ("state", "state"),
-            ("reason", "reason"),
-            ("probability", "probability"),
-            ("band", "band"),
-        ),
-    )
-    start = events[0].at
-    console = _console()
+        found = queries.find_studies_named(tx, name)
+        lost = queries.find_instance(tx, name) if not found else None
+        if lost is not None:  # too broken to tell its study
+            output.print_table([lost], _INSTANCE_COLUMNS, settings.timezone)
+            return
+        if not found:
+            raise WorkerError(f"no study and no image {name} in the database")
+        for uid in found:
+            _show_study(tx, console, uid, settings.timezone)
+
+
+def _show_study(tx: Any, console: "Console", uid: str, timezone: str) -> None:
+    study = queries.find_study_results(tx, queries.ResultFilter(study_instance_uid=uid))
+    output.print_table(study, _STUDY_COLUMNS, timezone)
+    if (retracted := study[0]["retracted_at"]) is not None:
+        at = output.text(retracted, timezone)
+        click.echo(f"retracted at {at}: no report of it is delivered")
+    output.print_table(queries.find_instance_results(tx, uid), _INSTANCE_COLUMNS, timezone)
+    if said := queries.find_feedback(tx, uid):
+        output.print_table(said, _FEEDBACK_COLUMNS, timezone)
+    events = queries.timeline(tx, uid)
     for event in events:
-        after = f"+{(event.at - start).total_seconds():.3f} s"
-        uid, detail = event.sop_instance_uid or "", event.detail or ""
-        console.print(f"{_text(event.at)} {after:>12}  {event.what:<10} {uid}  {detail}")
+        after = f"+{(event.at - events[0].at).total_seconds():.3f} s"
+        instance, detail = event.sop_instance_uid or "", event.detail or ""
+        at = output.text(event.at, timezone)
+        console.print(f"{at} {after:>12}  {event.what:<14} {instance}  {detail}")
+
+
+@click.command()
+@click.option("--since", metavar="WHEN", default="today", show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=TABLE_ROWS_MAX, show_default=True)
+@_format
+def failures(since: str, limit: int, fmt: str) -> None:
+    """Show what failed: images, reports, deliveries, each with its reason."""
+    settings, database = open_database()
+    moment = moments.parse_option(since, "--since", settings.timezone)
+    assert moment is not None  # it has a default
+    with database.read() as tx:
+        rows = statistics.find_failures(tx, moment, limit=limit)
+    if fmt == "json":
+        output.write_json(rows)
+    elif fmt == "csv":
+        output.write_csv(rows, [column.name for column in queries.failures.columns])
+    else:
+        output.print_table(rows, _FAILURE_COLUMNS, settings.timezone)
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(as_json: bool) -> None:
     """Show whether all is well: queues, states, destinations, model. Exit 1 when it is not."""
+    import json
+
     from worker.health import assess
 
     settings = Settings.from_env()
@@ -139,7 +237,7 @@ def status(as_json: bool) -> None:
 
 
 def _print_status(health: Mapping[str, Any]) -> None:
-    console = _console()
+    console = output.console()
     console.print("healthy" if health["healthy"] else "NOT healthy", style="bold")
     for problem in health["problems"]:
         console.print(f"  {problem}", style="red")
@@ -155,34 +253,11 @@ def _print_status(health: Mapping[str, Any]) -> None:
     for destination, counts in health["destinations"].items():
         shown = ", ".join(f"{count} {state}" for state, count in counts.items())
         console.print(f"destination {destination}: {shown or 'nothing sent yet'}")
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for title, _ in columns:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(_text(row[name]) for _, name in columns))
-    _console().print(table)
-
-
-def _console() -> Console:
-    # A pipe has no width of its own: lines are not to be broken for the next program.
-    width = None if sys.stdout.isatty() else 400
-    return Console(width=width, highlight=False, soft_wrap=not sys.stdout.isatty())
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    return str(value)
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()
-    }
+    day = health["last_24_h"]
+    if day:
+        console.print(f"last 24 h: {day['studies']} studies reported, {day['failures']} failures")
+        if day["studies"]:
+            console.print(
+                f"from first image to report: half within {day['median_s']:.1f} s, "
+                f"95 % within {day['p95_s']:.1f} s"
+            )

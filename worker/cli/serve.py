@@ -60,3 +60,11 @@ def work(role: str, concurrency: int) -> None:
     if role == "dicom":
         sys.exit(roles.run_dicom(settings, concurrency))
     sys.exit(roles.run_inference(settings))
+
+
+@click.command()
+def web() -> None:
+    """Run the web page, its API and metrics."""
+    from worker.web import server
+
+    server.run(_configured())

@@ -77,6 +77,8 @@ def _say(study: str, found: Erasable) -> None:
     )
     for name, count in found.delivered.items():
         click.echo(f"{name} holds {count} of the made objects, and keeps them")
+    for name in found.notes_waiting:
+        click.echo(f"{name} has not got its rejection note yet; after this it never will")
     if found.delivered and not found.retracted:
         click.echo("`cxr-worker retract` first takes those back; afterwards nothing here can")
 

@@ -3,7 +3,7 @@
 from alembic import op
 
 from db.tables import metadata
-from db.views import VIEWS
+from db.views import VIEWS, create_statements
 
 revision = "0001"
 down_revision = None
@@ -13,11 +13,11 @@ depends_on = None
 
 def upgrade() -> None:
     metadata.create_all(op.get_bind())
-    for statement in VIEWS.values():
+    for statement in create_statements(op.get_bind().dialect.name):
         op.execute(statement)
 
 
 def downgrade() -> None:
-    for name in VIEWS:
+    for name in reversed(VIEWS):
         op.execute(f"DROP VIEW {name}")
     metadata.drop_all(op.get_bind())

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from model.errors import ModelError
 from model.evaluation.cases import Cases
 from model.evaluation.figures import figures, picture_address
-from model.evaluation.files import write_report
+from model.evaluation.files import require_libraries, write_report
 from model.evaluation.page import Gallery, Page, Picture, Table, render
 from model.evaluation.report import evaluate
 
@@ -87,6 +88,12 @@ def test_page_shows_the_reports_figures(text: str, report: dict[str, Any]) -> No
     assert f"{report['auc']:.4f}" in text
     assert f"{report['operating_points']['rule_in']['specificity']:.4f}" in text
     assert "Not for diagnostic use" in text
+
+
+def test_what_is_missing_is_told_with_the_command_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"scikit-learn not installed.*cxr-worker\[evaluate\]"):
+        require_libraries()
 
 
 def test_report_is_three_files(cases: Cases, report: dict[str, Any], tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""Studies sorted and in pages, or all of them streamed: what lists and exports read."""
+
+import base64
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.engine import Transaction
+from db.queries import ResultFilter, conditions, study_results
+
+STREAM_ROWS = 1000  # held in memory at once by a stream
+
+
+class Sort(StrEnum):
+    """Orders of a list; each has one direction, and ends with the study's UID.
+
+    urgency: positive, review, what has no band to trust (failed, unfinished, withheld), negative;
+    within these the most probable first.
+    """
+
+    URGENCY = "urgency"
+    RECEIVED = "received"
+    OLDEST = "oldest"
+    PROBABILITY = "probability"
+    ACCESSION = "accession"
+
+
+class BadCursor(ValueError):
+    """A cursor that no page of this order has given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Some rows of `study_results`, and the cursor of the page that follows, if one does."""
+
+    rows: Sequence[Mapping[str, Any]]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Key:
+    column: sa.ColumnElement[Any]
+    kind: type  # of its values: float, str or datetime
+    descending: bool
+
+
+def _urgency(*, withhold: bool) -> sa.ColumnElement[Any]:
+    view = study_results.c
+    ranks: list[tuple[sa.ColumnElement[bool], int]] = [
+        (view.band == "positive", 3),
+        (view.band == "review", 2),
+        (view.band == "negative", 0),
+    ]
+    if withhold:
+        ranks.insert(0, (view.intended_use != "inside", 1))
+    return sa.case(*ranks, else_=1)
+
+
+def _keys(sort: Sort, *, withhold: bool) -> tuple[_Key, ...]:
+    view = study_results.c
+    uid = _Key(column=view.study_instance_uid, kind=str, descending=False)
+    received = _Key(column=view.received_at, kind=datetime, descending=True)
+    probability = sa.func.coalesce(view.probability, -1.0)
+    probable = _Key(column=probability, kind=float, descending=True)
+    match sort:
+        case Sort.URGENCY:
+            rank = _Key(column=_urgency(withhold=withhold), kind=float, descending=True)
+            if withhold:  # the order must not tell what is not shown
+                shown = sa.case((view.intended_use == "inside", view.probability))
+                probability = sa.func.coalesce(shown, -1.0)
+                probable = _Key(column=probability, kind=float, descending=True)
+            return (rank, probable, received, uid)
+        case Sort.RECEIVED:
+            return (received, uid)
+        case Sort.OLDEST:
+            return (_Key(column=view.received_at, kind=datetime, descending=False), uid)
+        case Sort.PROBABILITY:
+            return (probable, received, uid)
+        case Sort.ACCESSION:
+            accession = sa.func.coalesce(view.accession_number, "")
+            return (_Key(column=accession, kind=str, descending=False), received, uid)
+
+
+def page(
+    tx: Transaction,
+    wanted: ResultFilter,
+    sort: Sort,
+    *,
+    size: int,
+    cursor: str | None = None,
+    withhold: bool = False,
+) -> Page:
+    """One page of studies; raises BadCursor.
+
+    The cursor holds the last row's place, so that a page costs the same wherever it is, and rows
+    that arrive in between neither repeat nor hide others. withhold: outside the intended use, the
+    order by urgency takes no notice of the band.
+    """
+    keys = _keys(sort, withhold=withhold)
+    query = _select(wanted, keys).limit(size + 1)
+    if cursor is not None:
+        query = query.where(_after(keys, _decode(cursor, keys)))
+    found = tx.conn.execute(query).mappings().all()
+    rows = [_public(row) for row in found[:size]]
+    more = len(found) > size
+    return Page(rows=rows, next_cursor=_encode(found[size - 1], len(keys)) if more else None)
+
+
+def stream(tx: Transaction, wanted: ResultFilter, sort: Sort) -> Iterator[Mapping[str, Any]]:
+    """Every row that is wanted, through a server-side cursor: memory stays bounded."""
+    query = _select(wanted, _keys(sort, withhold=False)).limit(wanted.limit)
+    result = tx.conn.execute(query, execution_options={"yield_per": STREAM_ROWS})
+    for row in result.mappings():
+        yield _public(row)
+
+
+def _select(wanted: ResultFilter, keys: tuple[_Key, ...]) -> sa.Select[Any]:
+    order = [key.column.desc() if key.descending else key.column.asc() for key in keys]
+    labelled = [key.column.label(f"key_{number}") for number, key in enumerate(keys)]
+    return sa.select(study_results, *labelled).where(*conditions(wanted)).order_by(*order)
+
+
+def _after(keys: tuple[_Key, ...], values: Sequence[Any]) -> sa.ColumnElement[bool]:
+    """Rows behind a place: greater in the first key, or equal in it and greater in the next…"""
+    alternatives = []
+    for number, key in enumerate(keys):
+        column, value = key.column, values[number]
+        beyond = column < value if key.descending else column > value
+        equal = [keys[i].column == values[i] for i in range(number)]
+        alternatives.append(sa.and_(*equal, beyond))
+    return sa.or_(*alternatives)
+
+
+def _public(row: sa.RowMapping) -> dict[str, Any]:
+    return {column.name: row[column.name] for column in study_results.columns}
+
+
+def _encode(row: sa.RowMapping, keys: int) -> str:
+    values = [row[f"key_{number}"] for number in range(keys)]
+    plain = [value.isoformat() if isinstance(value, datetime) else value for value in values]
+    return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str, keys: tuple[_Key, ...]) -> list[Any]:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        values = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        if not isinstance(values, list) or len(values) != len(keys):
+            raise ValueError
+        return [_value(key, value) for key, value in zip(keys, values, strict=True)]
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise BadCursor("this cursor belongs to no page of this order") from error
+
+
+def _value(key: _Key, value: Any) -> Any:
+    if key.kind is datetime:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise ValueError
+        return moment
+    if key.kind is float:
+        if isinstance(value, bool) or not math.isfinite(value):
+            raise ValueError
+        return float(value)
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value

@@ -1,0 +1,152 @@
+"""Figures over many rows: how long things took, how many came, why some were not analysed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.engine import Transaction
+from db.queries import failures, instance_results, instance_times, study_results, study_times
+from db.tables import InstanceState, feedback, instances, reports
+
+STUDY_STEPS = ("arrival_s", "analysis_s", "report_s", "delivery_s", "total_s")
+INSTANCE_STEPS = ("prepare_s", "infer_s", "total_s")
+SECONDS_MAX = 7 * 86400.0  # a study that got an image a week later says nothing of our speed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Durations:
+    """Nearest-rank percentiles in seconds; None when nothing was timed."""
+
+    count: int
+    median_s: float | None
+    p95_s: float | None
+
+
+def study_durations(tx: Transaction, since: datetime) -> dict[str, Durations]:
+    """How long each step of a study took, of the studies received since."""
+    return {step: _durations(tx, study_times, step, since) for step in STUDY_STEPS}
+
+
+def instance_durations(tx: Transaction, since: datetime) -> dict[str, Durations]:
+    """How long each stage of an image took, its wait included."""
+    return {step: _durations(tx, instance_times, step, since) for step in INSTANCE_STEPS}
+
+
+def _durations(tx: Transaction, view: sa.TableClause, step: str, since: datetime) -> Durations:
+    value = view.c[step]
+    timed = sa.and_(view.c.received_at >= since, value.between(0, SECONDS_MAX))
+    ranked = (
+        sa.select(
+            value.label("s"),
+            sa.func.row_number().over(order_by=value).label("rank"),
+            sa.func.count().over().label("total"),
+        )
+        .where(timed)
+        .subquery()
+    )
+    percentiles = [
+        sa.func.min(sa.case((ranked.c.rank >= share * ranked.c.total, ranked.c.s)))
+        for share in (0.5, 0.95)
+    ]
+    count, median_s, p95_s = tx.conn.execute(sa.select(sa.func.count(), *percentiles)).one()
+    return Durations(count=count, median_s=median_s, p95_s=p95_s)
+
+
+def studies_per_day(tx: Transaction, since: datetime) -> list[Mapping[str, Any]]:
+    """Rows of day ("2026-11-25", UTC), band and count, the oldest day first."""
+    day = _day(tx, study_results.c.received_at)
+    band = study_results.c.band
+    query = (
+        sa.select(day.label("day"), band, sa.func.count().label("count"))
+        .where(study_results.c.received_at >= since)
+        .group_by(day, band)
+        .order_by(day)
+    )
+    return [dict(row) for row in tx.conn.execute(query).mappings()]
+
+
+def _day(tx: Transaction, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    if tx.conn.dialect.name == "sqlite":  # which keeps UTC as text
+        return sa.func.substr(sa.type_coerce(column, sa.Text), 1, 10)
+    return sa.func.to_char(sa.func.timezone("UTC", column), "YYYY-MM-DD")
+
+
+def bands(tx: Transaction) -> dict[str | None, int]:
+    """How many studies each band has; None for those without one."""
+    band = study_results.c.band
+    rows = tx.conn.execute(sa.select(band, sa.func.count()).group_by(band))
+    return {row[0]: row[1] for row in rows}
+
+
+def highest_numbers(tx: Transaction) -> dict[str, tuple[str, int]]:
+    """How many rows there have ever been, by name and with words for it: they never fall."""
+    found = {}
+    for name, text, table in (
+        ("received", "Objects received.", instances),
+        ("reports", "Reports made.", reports),
+        ("feedback", "Opinions of readers.", feedback),
+    ):
+        highest = tx.conn.execute(sa.select(sa.func.max(table.c.id))).scalar_one()
+        found[name] = (text, highest or 0)
+    return found
+
+
+def reasons(tx: Transaction, since: datetime, *, limit: int) -> list[Mapping[str, Any]]:
+    """Why images were not analysed: state, reason and count, the most frequent first."""
+    view = instance_results.c
+    count = sa.func.count().label("count")
+    query = (
+        sa.select(view.state, view.reason, count)
+        .where(view.received_at >= since)
+        .where(view.state.in_([InstanceState.REJECTED, InstanceState.FAILED]))
+        .group_by(view.state, view.reason)
+        .order_by(count.desc(), view.state, view.reason)
+        .limit(limit)
+    )
+    return [dict(row) for row in tx.conn.execute(query).mappings()]
+
+
+def not_analysed(tx: Transaction, since: datetime, *, limit: int) -> list[Mapping[str, Any]]:
+    """The images that were rejected or failed, the newest first: rows of `instance_results`."""
+    view = instance_results.c
+    query = (
+        sa.select(instance_results)
+        .where(view.received_at >= since)
+        .where(view.state.in_([InstanceState.REJECTED, InstanceState.FAILED]))
+        .order_by(view.received_at.desc())
+        .limit(limit)
+    )
+    return [dict(row) for row in tx.conn.execute(query).mappings()]
+
+
+def find_failures(tx: Transaction, since: datetime, *, limit: int) -> list[Mapping[str, Any]]:
+    """Rows of `failures` since, the newest first."""
+    query = (
+        sa.select(failures)
+        .where(failures.c.failed_at >= since)
+        .order_by(failures.c.failed_at.desc())
+        .limit(limit)
+    )
+    return [dict(row) for row in tx.conn.execute(query).mappings()]
+
+
+def logit_counts(
+    tx: Transaction, edges: Sequence[float], since: datetime, *, model_version: str
+) -> list[int]:
+    """How many predicted images' logits fall below, between and beyond the edges (ascending)."""
+    logit = instances.c.logit
+    bins = []
+    for low, high in pairwise([None, *edges, None]):
+        within = [] if low is None else [logit >= low]
+        within += [] if high is None else [logit < high]
+        bins.append(sa.func.coalesce(sa.func.sum(sa.case((sa.and_(*within), 1), else_=0)), 0))
+    query = sa.select(*bins).where(
+        instances.c.state == InstanceState.PREDICTED,
+        instances.c.model_version == model_version,
+        instances.c.received_at >= since,
+    )
+    return [int(count) for count in tx.conn.execute(query).one()]

@@ -1,0 +1,163 @@
+"""Sorting, pages and streams of studies, on both databases."""
+
+import base64
+import json
+import tracemalloc
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from db import search
+from db.engine import Database
+from db.queries import ResultFilter
+from db.search import BadCursor, Sort
+from tests.support import population, rows
+
+
+@pytest.fixture
+def filled(database: Database) -> Database:
+    population.fill(database, 300)
+    return database
+
+
+def _uids(database: Database, sort: Sort, size: int, **wanted: object) -> list[str]:
+    """The UIDs of every page, one after the other."""
+    found: list[str] = []
+    cursor = None
+    while True:
+        with database.read() as tx:
+            page = search.page(
+                tx,
+                ResultFilter(**wanted),  # type: ignore[arg-type]
+                sort,
+                size=size,
+                cursor=cursor,
+            )
+        found += [row["study_instance_uid"] for row in page.rows]
+        if page.next_cursor is None:
+            return found
+        cursor = page.next_cursor
+
+
+@pytest.mark.parametrize("sort", Sort)
+def test_pages_of_any_size_make_the_whole_list_once(filled: Database, sort: Sort) -> None:
+    whole = _uids(filled, sort, 1000)
+    assert len(whole) == len(set(whole)) == 300
+    assert _uids(filled, sort, 7) == whole
+    with filled.read() as tx:
+        streamed = [row["study_instance_uid"] for row in search.stream(tx, ResultFilter(), sort)]
+    assert streamed == whole
+
+
+def test_urgency_puts_positive_first_and_negative_last(filled: Database) -> None:
+    with filled.read() as tx:
+        found = list(search.stream(tx, ResultFilter(), Sort.URGENCY))
+    ranks = [{"positive": 3, "review": 2, None: 1, "negative": 0}[row["band"]] for row in found]
+    assert ranks == sorted(ranks, reverse=True)
+    positive = [row["probability"] for row in found if row["band"] == "positive"]
+    assert positive == sorted(positive, reverse=True)
+
+
+def test_urgency_takes_no_notice_of_what_is_withheld(filled: Database) -> None:
+    with filled.read() as tx:
+        found = search.page(tx, ResultFilter(), Sort.URGENCY, size=300, withhold=True).rows
+    shown = [row["band"] if row["intended_use"] == "inside" else None for row in found]
+    ranks = [{"positive": 3, "review": 2, None: 1, "negative": 0}[band] for band in shown]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+def test_a_study_that_arrives_between_pages_neither_repeats_nor_hides_others(
+    filled: Database,
+) -> None:
+    with filled.read() as tx:
+        first = search.page(tx, ResultFilter(), Sort.RECEIVED, size=100)
+    rows.arrive(filled, "9.9", "9")
+    with filled.read() as tx:
+        second = search.page(tx, ResultFilter(), Sort.RECEIVED, size=300, cursor=first.next_cursor)
+    uids = [row["study_instance_uid"] for row in (*first.rows, *second.rows)]
+    assert sorted(uids) == sorted(f"1.2.3.{number}" for number in range(1, 301))
+
+
+def test_filters_combine(filled: Database) -> None:
+    with filled.read() as tx:
+        everything = list(search.stream(tx, ResultFilter(), Sort.RECEIVED))
+        wanted = ResultFilter(
+            since=population.START + timedelta(hours=5),
+            until=population.START + timedelta(hours=40),
+            bands=("review", "positive"),
+            states=("reported",),
+            model_version="1.1.0",
+            intended_use="inside",
+            origin="pacs",
+            probability_from=0.3,
+            probability_to=0.9,
+        )
+        found = list(search.stream(tx, wanted, Sort.RECEIVED))
+    expected = [
+        row
+        for row in everything
+        if population.START + timedelta(hours=5)
+        <= row["received_at"]
+        < population.START + timedelta(hours=40)
+        and row["band"] in ("review", "positive")
+        and row["model_version"] == "1.1.0"
+        and row["intended_use"] == "inside"
+        and row["origin"] == "pacs"
+        and 0.3 <= row["probability"] <= 0.9
+    ]
+    assert found == expected
+    assert found
+
+
+def test_feedback_and_identity_are_filters_too(filled: Database) -> None:
+    with filled.read() as tx:
+        disagreed = list(search.stream(tx, ResultFilter(verdict="disagree"), Sort.RECEIVED))
+        by_patient = list(search.stream(tx, ResultFilter(patient_id="P0007"), Sort.RECEIVED))
+        by_accession = list(
+            search.stream(tx, ResultFilter(accession_number="ACC0009"), Sort.RECEIVED)
+        )
+    assert 0 < len(disagreed) < 60
+    assert [row["study_instance_uid"] for row in by_patient] == ["1.2.3.8"]
+    assert [row["study_instance_uid"] for row in by_accession] == ["1.2.3.10"]
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
+@given(
+    cursor=st.one_of(
+        st.text(max_size=80),
+        st.lists(
+            st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9)),
+            max_size=5,
+        ).map(lambda values: base64.urlsafe_b64encode(repr(values).encode()).decode()),
+        st.lists(
+            st.one_of(st.integers(), st.text(max_size=9), st.datetimes().map(str)), max_size=5
+        ).map(lambda values: base64.urlsafe_b64encode(json.dumps(values).encode()).decode()),
+    ),
+    sort=st.sampled_from(Sort),
+)
+def test_a_made_up_cursor_is_refused_or_gives_a_page(
+    database: Database, cursor: str, sort: Sort
+) -> None:
+    with database.read() as tx:
+        try:
+            page = search.page(tx, ResultFilter(), sort, size=5, cursor=cursor)
+        except BadCursor:
+            return
+    assert page.rows == []
+
+
+def test_a_stream_holds_a_bounded_number_of_rows(database: Database) -> None:
+    population.fill(database, 6000)
+    with database.read() as tx:
+        streamed = search.stream(tx, ResultFilter(), Sort.RECEIVED)
+        next(streamed)
+        tracemalloc.start()
+        count = sum(1 for _ in streamed)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert count == 5999
+    assert peak < 8e6  # all of them at once take some 15 MB

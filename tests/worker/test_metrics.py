@@ -1,0 +1,72 @@
+"""Metrics over a real database, and the dashboard that shows them."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.request import urlopen
+
+import sqlalchemy as sa
+from prometheus_client.parser import text_string_to_metric_families
+
+from db import schema
+from db.engine import Database
+from db.tables import instances
+from model.bundle import read_bundle, shipped_bundle_path
+from tests.support import population
+from worker import home, metrics
+from worker.settings import Settings
+
+DASHBOARD = Path(__file__).resolve().parents[2] / "deploy/grafana/dashboard.json"
+
+
+def _scrape(database: Database, folder: Path) -> dict[str, dict[tuple[str, ...], float]]:
+    settings = Settings.model_validate({"home_dir": folder, "metrics_port": 0})
+    metrics.serve(settings, database, read_bundle(shipped_bundle_path()))
+    port = home.published_port(folder, "metrics")
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples: dict[str, dict[tuple[str, ...], float]] = {}
+        for family in families:
+            for sample in family.samples:
+                labels = tuple(sample.labels.values())
+                samples.setdefault(sample.name, {})[labels] = sample.value
+    return samples
+
+
+def test_metrics_say_what_the_database_holds(database: Database, tmp_path: Path) -> None:
+    population.fill(database, 200)
+    found = _scrape(database, tmp_path)
+    assert found["cxr_database_up"] == {(): 1}
+    assert found["cxr_received_total"] == {(): 200}
+    assert sum(found["cxr_studies"].values()) == 200
+    assert sum(found["cxr_studies_by_band"].values()) == 200
+    assert found["cxr_queue_due"].keys() >= {("prepare",), ("infer",), ("report",), ("deliver",)}
+    assert {destination for destination, _ in found["cxr_deliveries"]} == {
+        "PACS@host:104",
+        "RIS@host:104",
+    }
+    assert ("efficientnet-lite0", "0.2.0") in found["cxr_model_info"]
+
+
+def test_a_database_that_is_down_is_a_metric(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'empty.db'}")  # without any table
+    assert _scrape(database, tmp_path)["cxr_database_up"] == {(): 0}
+
+
+def test_the_dashboard_shows_only_metrics_that_exist(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'cxr.db'}")
+    schema.upgrade(database)
+    population.fill(database, 140, start=datetime.now(UTC) - timedelta(hours=23.5))
+    with database.begin() as tx:  # of the model in use
+        tx.conn.execute(sa.update(instances).values(model_version="0.2.0"))
+    exists = _scrape(database, tmp_path).keys()
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    shown = {
+        name
+        for panel in panels
+        for target in panel["targets"]
+        for name in re.findall(r"\bcxr_\w+", target["expr"])
+    }
+    assert len(panels) >= 10
+    assert shown - exists == set()

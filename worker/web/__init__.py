@@ -1,0 +1,1 @@
+"""The web page and its JSON API: what the database holds, where people look."""

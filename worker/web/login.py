@@ -1,0 +1,52 @@
+"""Signing in with the token, for people; machines send it with every request."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
+
+from worker.web import render
+from worker.web.access import COOKIE, NAME_LENGTH_MAX, clean_name, new_session
+from worker.web.context import WebDep
+
+FAILURE_TAKES_S = 0.5
+router = APIRouter()
+
+
+@router.get("/login")
+def sign_in_form(request: Request, web: WebDep) -> Response:
+    if not web.access.has_sign_in:
+        return RedirectResponse("/", 303)
+    return render.page(request, "login.html", None, failed=False, name="")
+
+
+@router.post("/login")
+def sign_in(
+    request: Request,
+    web: WebDep,
+    name: Annotated[str, Form(max_length=NAME_LENGTH_MAX)],
+    token: Annotated[str, Form(max_length=1024)],
+    csrf_token: Annotated[str, Form()] = "",
+) -> Response:
+    render.check_form(request, csrf_token)
+    name = clean_name(name)
+    if not name or not web.access.is_token(token):
+        time.sleep(FAILURE_TAKES_S)  # guessing takes time
+        return render.page(request, "login.html", None, status=403, failed=True, name=name)
+    response = RedirectResponse("/", 303)
+    web.access.start_session(request, response, new_session(name))
+    return response
+
+
+@router.post("/logout")
+def sign_out(request: Request, csrf_token: Annotated[str, Form()] = "") -> Response:
+    render.check_form(request, csrf_token)
+    response = RedirectResponse("/login", 303)
+    response.delete_cookie(COOKIE)
+    return response
+
+
+@router.get("/favicon.ico")
+def no_icon() -> Response:
+    raise HTTPException(404, "no such page")
