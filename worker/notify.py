@@ -15,6 +15,7 @@ from worker.celery_app import task_name
 _log = log.get("notify")
 INTERVAL_S = 0.02  # a message costs a millisecond or two, and its receiver a transaction
 _PAUSE_AFTER_FAILURE_S = 2.0
+_OF_ONE_DESTINATION = {"deliver", "commit"}
 
 Notify = Callable[[str, str], None]  # stage, key
 
@@ -35,7 +36,7 @@ class Notifier:
     A woken worker takes whatever is due in its stage, not just the row that woke it. So a message
     goes out at once, and then the newest of those that came meanwhile, once per interval: the
     last one always does, and a burst of stores costs a burst of neither messages nor claims.
-    Deliveries wake one destination each; those are told apart.
+    What belongs to one destination wakes that one alone; destinations are told apart.
     """
 
     def __init__(self, app: Celery, *, interval_s: float = INTERVAL_S) -> None:
@@ -49,7 +50,7 @@ class Notifier:
 
     def __call__(self, stage: str, key: str) -> None:
         with self._changed:
-            self._newest[stage, key if stage == "deliver" else ""] = key
+            self._newest[stage, key if stage in _OF_ONE_DESTINATION else ""] = key
             self._changed.notify()
 
     def close(self) -> None:
