@@ -255,7 +255,8 @@ outbox = sa.Table(
     sa.UniqueConstraint("object_id", "destination"),
     sa.Index("ix_outbox_state_destination_due_at", "state", "destination", "due_at"),
     sa.Index("ix_outbox_state_due_at", "state", "due_at", "id"),
-    sa.Index("ix_outbox_study_id", "study_id"),
+    # Of a study, and is there an earlier one for this destination: asked for each that is due.
+    sa.Index("ix_outbox_study_id_destination", "study_id", "destination", "state", "due_at"),
     sa.Index("ix_outbox_transaction_uid", "transaction_uid"),
 )
 

@@ -55,6 +55,7 @@ _ROWS = {
         "pending_count": "0",
         "analysed_count": "1",
         "backlog": "false",
+        "is_upload": "false",
         "received_at": "{ago}",
         "last_arrival_at": "{ago}",
         "reported_at": "{ago}",
@@ -114,6 +115,7 @@ _ROWS = {
         "sent_at": "{ago}",
         "due_at": "CASE WHEN n <= :due OR n % 100 = 0 THEN {ago} END",
         "attempts": "0",
+        "refusals": "0",
     },
 }
 _PAYLOAD = {"sqlite": "zeroblob(200)", "postgresql": "decode(repeat('00', 200), 'hex')"}
