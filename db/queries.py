@@ -245,7 +245,12 @@ def find_analysed_images(tx: Transaction, key: str, values: Sequence[str]) -> li
 
 
 def find_deliveries(tx: Transaction, study_instance_uid: str) -> list[Mapping[str, Any]]:
+    """Deliveries of a study's objects, in the order in which these were made."""
+    made = sa.select(objects.c.id).where(
+        objects.c.sop_instance_uid == deliveries.c.sop_instance_uid
+    )
     query = sa.select(deliveries).where(deliveries.c.study_instance_uid == study_instance_uid)
+    query = query.order_by(made.scalar_subquery(), deliveries.c.destination)
     return _rows(tx, query)
 
 
