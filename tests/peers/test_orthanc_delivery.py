@@ -54,12 +54,11 @@ def test_orthanc_commits_what_it_holds_and_gets_again_what_it_lost(
     recipient = replace(parse(orthanc.destination), storage_commitment=True)
     waiting = Outbox(tmp_path, recipient)
     server = scp.start_server(
+        scp.bind_port("127.0.0.1", listener_port),
         store=lambda path, origin: 0,
         record_commitment=partial(commit.record, waiting.database),
         temp_folder=tmp_path,
         ae_title="CXR_WORKER",
-        bind="127.0.0.1",
-        port=listener_port,
     )
     try:
         report, picture = waiting.add_report(1)

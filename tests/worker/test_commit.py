@@ -39,12 +39,11 @@ def sent(pacs: Pacs, tmp_path: Path) -> Outbox:
 @pytest.fixture
 def listener(sent: Outbox, tmp_path: Path) -> Iterator[Destination]:
     server: ThreadedAssociationServer = scp.start_server(
+        scp.bind_port("127.0.0.1", 0),
         store=lambda path, origin: 0,
         record_commitment=partial(commit.record, sent.database),
         temp_folder=tmp_path,
         ae_title="CXR_WORKER",
-        bind="127.0.0.1",
-        port=0,
     )
     port = server.server_address[1]
     yield Destination(ae_title="CXR_WORKER", host="127.0.0.1", port=port)

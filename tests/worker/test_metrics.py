@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from db import schema
 from db.engine import Database
 from db.tables import instances
-from model.bundle import read_bundle, shipped_bundle_path
+from model.bundle import SHIPPED, read_bundle, shipped_bundle_path
 from tests.support import population
 from worker import home, metrics
 from worker.settings import Settings
@@ -46,7 +46,7 @@ def test_metrics_say_what_the_database_holds(database: Database, tmp_path: Path)
         "PACS@host:104",
         "RIS@host:104",
     }
-    assert ("efficientnet-lite0", "0.2.0") in found["cxr_model_info"]
+    assert tuple(SHIPPED.rsplit("-", 1)) in found["cxr_model_info"]
 
 
 def test_a_database_that_is_down_is_a_metric(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_the_dashboard_shows_only_metrics_that_exist(tmp_path: Path) -> None:
     schema.upgrade(database)
     population.fill(database, 140, start=datetime.now(UTC) - timedelta(hours=23.5))
     with database.begin() as tx:  # of the model in use
-        tx.conn.execute(sa.update(instances).values(model_version="0.2.0"))
+        tx.conn.execute(sa.update(instances).values(model_version=SHIPPED.rsplit("-", 1)[1]))
     exists = _scrape(database, tmp_path).keys()
     panels = json.loads(DASHBOARD.read_text())["panels"]
     shown = {

@@ -57,6 +57,7 @@ def test_a_study_is_superseded_withdrawn_and_erased(
     _send(system, tmp_path, late)
     _reported(system, pacs, study, 4)
 
+    system.wait_until_delivered(study)  # the pictures come after the report
     reports = _srs(pacs, study)
     uids = [str(report.SOPInstanceUID) for report in reports]
     assert [_predecessor(report) for report in reports] == [None, *uids[:3]]

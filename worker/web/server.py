@@ -20,6 +20,7 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are then given a moment to end."""
     services = make_services(settings)
     listening = bind(settings.web_bind, settings.web_port, "CXR_WEB_PORT")
+    listening.listen()  # who reads the published port below is not refused
     host, port = listening.getsockname()[:2]
     settings.home.mkdir(parents=True, exist_ok=True)  # where the web alone runs, nobody else does
     home.publish_port(settings.home, port, "web")
