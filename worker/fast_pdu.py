@@ -97,6 +97,8 @@ class _Receiver:
     def look(self) -> bool:
         """Wait a moment for what comes next (DULServiceProvider._is_transport_event)."""
         dul = self._dul
+        if dul.event_queue.queue:  # what happened already comes first
+            return False
         if self.messages.to_store and self._association.is_established:
             self._serve(*self.messages.to_store.popleft())
             self._answer_is_due = False

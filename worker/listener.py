@@ -24,6 +24,7 @@ from worker.spool import Spool
 from worker.supervisor import Forked, watch
 
 ADOPT_EVERY_S = 10.0
+PROCESSES_MAX = 4  # by default: what the disk takes is reached
 
 _log = log.get("listener")
 
@@ -38,7 +39,7 @@ def run(settings: Settings, stop: threading.Event) -> int:
         listening = bind_port(settings.bind, settings.dicom_port)
         port = listening.getsockname()[1]
         home.publish_port(settings.home, port)
-        count = settings.listener_processes or max((os.cpu_count() or 1) // 2, 1)
+        count = settings.listener_processes or min(os.cpu_count() or 1, PROCESSES_MAX)
         _log.info("listening as %s on %s:%s", settings.ae_title, settings.bind, port)
         gc.collect()
         gc.freeze()  # what was imported stays: no collection looks at it, no process copies it

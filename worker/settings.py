@@ -88,7 +88,7 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=64,
-        description="Processes that receive on the one port. Empty: one for every two cores.",
+        description="Processes that receive on the one port. Empty: one per core, at most 4.",
     )
     allowed_calling_ae_titles: Annotated[tuple[AeTitle, ...], CommaSeparated] = Field(
         (), description="Who may associate, by AE title, comma-separated. Empty: anyone."
