@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from db.tables import InstanceState, StudyState, instances, studies
 from dicom_io import scu
 from tests.support import mutations
-from tests.support.system import System, running, wait_for
+from tests.support.system import System, argv_of, running, wait_for
 
 FILES = int(os.environ.get("FUZZ_FILES", "100"))
 SEED = int(os.environ.get("FUZZ_SEED", "2026"))
@@ -132,6 +132,6 @@ def _pids(system: System) -> dict[int, str]:
 
 def _name(process: psutil.Process) -> str:
     """A role's name: `inference`, `dicom`, `listen`, or the program's."""
-    words = process.cmdline()
+    words = argv_of(process)
     known = [word for word in words if word in ("inference", "dicom", "listen")]
     return known[0] if known else Path(words[0]).name if words else "?"

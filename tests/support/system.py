@@ -210,12 +210,12 @@ class System:
         """Our processes whose command line has all of these words."""
         assert self._process is not None
         found = psutil.Process(self._process.pid).children(recursive=True)
-        return [it for it in found if all(word in " ".join(_argv(it)) for word in words)]
+        return [it for it in found if all(word in " ".join(argv_of(it)) for word in words)]
 
     def kill_role(self, *words: str) -> None:
         """kill -9 of every process of a role; the role is started again."""
         victims = self.processes(*words)
-        assert victims, f"no process {words} in {[_argv(it) for it in self.processes()]}"
+        assert victims, f"no process {words} in {[argv_of(it) for it in self.processes()]}"
         for process in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
@@ -259,7 +259,8 @@ class System:
         return wait_for(f"the delivery of {study}", delivered, within_s)
 
 
-def _argv(process: psutil.Process) -> list[str]:
+def argv_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty when it has just ended."""
     try:
         return process.cmdline()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
