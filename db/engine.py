@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 SQLITE_BUSY_TIMEOUT_S = 20
 POSTGRESQL_CONNECT_TIMEOUT_S = 5
 POSTGRESQL_STATEMENT_TIMEOUT_S = 60
+POSTGRESQL_SILENCE_MAX_S = 10  # of the network under a connection; else it may last a quarter hour
 
 Clock = Callable[[Connection], datetime]
 
@@ -91,7 +92,14 @@ def _make_engine(url: str) -> Engine:
         pool_size=4,
         max_overflow=28,
         pool_timeout=5,
-        connect_args={"connect_timeout": POSTGRESQL_CONNECT_TIMEOUT_S, "options": options},
+        connect_args={
+            "connect_timeout": POSTGRESQL_CONNECT_TIMEOUT_S,
+            "options": options,
+            "tcp_user_timeout": POSTGRESQL_SILENCE_MAX_S * 1000,
+            "keepalives_idle": POSTGRESQL_SILENCE_MAX_S // 2,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+        },
     )
 
 

@@ -284,7 +284,8 @@ erasures = sa.Table(
     sa.Column("file_count", sa.Integer, nullable=False),
 )
 
-# Files of erased studies that are still to be removed; they are not adopted.
+# Files of erased studies, and those that another file of the same object has replaced: to be
+# removed, and not to be adopted.
 erased_files = sa.Table(
     "erased_files",
     metadata,

@@ -35,7 +35,6 @@ def run(settings: Settings, stop: threading.Event) -> int:
     spool = Spool(home.spool_folder(settings.home))
     spool.create()
     with home.lock(settings.home, "listener"):
-        spool.sweep_temp()
         listening = bind_port(settings.bind, settings.dicom_port)
         port = listening.getsockname()[1]
         home.publish_port(settings.home, port)
@@ -97,6 +96,7 @@ def _receive(
         while True:
             receiver.adopt_if_needed()
             _sweep_erased(database, spool)
+            spool.sweep_temp()
             if stop.wait(ADOPT_EVERY_S):
                 break
     finally:
