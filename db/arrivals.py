@@ -70,6 +70,7 @@ def _make_statements(insert: Any) -> _Statements:
             "due_at": new.due_at,
             "attempts": 0,
             "error": None,
+            "purged_at": None,
         },
     )
     return _Statements(
@@ -82,9 +83,9 @@ _STATEMENTS = {
     "sqlite": _make_statements(sqlite.insert),
     "postgresql": _make_statements(postgresql.insert),
 }
-_KNOWN = sa.select(instances.c.id, instances.c.spool_name, instances.c.study_id).where(
-    instances.c.sop_instance_uid == sa.bindparam("uid")
-)
+_KNOWN = sa.select(
+    instances.c.id, instances.c.spool_name, instances.c.study_id, instances.c.purged_at
+).where(instances.c.sop_instance_uid == sa.bindparam("uid"))
 
 
 def record_arrival(
@@ -152,9 +153,19 @@ def record_arrival(
     return ArrivalOutcome.NEW
 
 
-def spool_name_of(tx: Transaction, sop_instance_uid: str) -> str | None:
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """The file of an instance; `purged`: retention has taken its pixel data, or is about to."""
+
+    spool_name: str
+    purged: bool
+
+
+def stored_file(tx: Transaction, sop_instance_uid: str) -> StoredFile | None:
     known = tx.conn.execute(_KNOWN, {"uid": sop_instance_uid}).one_or_none()
-    return None if known is None else str(known.spool_name)
+    if known is None:
+        return None
+    return StoredFile(spool_name=known.spool_name, purged=known.purged_at is not None)
 
 
 def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> bool:
@@ -168,9 +179,7 @@ def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> boo
         return False
     # First the instance, then the study: the order in which workers lock them too.
     row = tx.conn.execute(
-        sa.select(
-            instances.c.id, instances.c.study_id, instances.c.state, instances.c.spool_name
-        )
+        sa.select(instances.c.id, instances.c.study_id, instances.c.state, instances.c.spool_name)
         .where(instances.c.sop_instance_uid == arrival.sop_instance_uid)
         .with_for_update()
     ).one()
@@ -198,6 +207,7 @@ def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> boo
             lease_token=None,
             error=None,
             finished_at=None,
+            purged_at=None,
         )
     )
     was_pending = row.state in (InstanceState.RECEIVED, InstanceState.PREPARED)
@@ -256,5 +266,6 @@ def _raise_revision(tx: Transaction, study_id: int, settle_s: float) -> None:
             due_at=tx.now + timedelta(seconds=settle_s),
             attempts=0,
             error=None,
+            purged_at=None,
         )
     )

@@ -14,7 +14,7 @@ import sqlalchemy.exc
 
 from db import schema
 from db.engine import Database
-from worker import commit, erase, home, log
+from worker import commit, erase, home, log, retention
 from worker.celery_app import make_app
 from worker.notify import Notifier
 from worker.receive import Receiver
@@ -97,12 +97,29 @@ def _receive(
             receiver.adopt_if_needed()
             _sweep_erased(database, spool)
             spool.sweep_temp()
+            _purge(settings, database, spool)
             if stop.wait(ADOPT_EVERY_S):
                 break
     finally:
         server.shutdown()
         notifier.close()
         database.dispose()
+
+
+def _purge(settings: Settings, database: Database, spool: Spool) -> None:
+    """Let retention have its turn, in one process at a time."""
+    if settings.retention_days is None:
+        return
+    with spool.sole() as alone:
+        if not alone:
+            return
+        try:
+            purged = retention.purge(database, spool, settings.retention_days)
+        except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+            _log.warning("nothing purged: %s", type(error).__name__)
+            return
+    if purged:
+        _log.info("removed the pixel data of %s studies", purged)
 
 
 def _sweep_erased(database: Database, spool: Spool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy.exc
 
 from db import arrivals
-from db.arrivals import Arrival, ArrivalOutcome, StudyHeader
+from db.arrivals import Arrival, ArrivalOutcome, StoredFile, StudyHeader
 from db.engine import Database
 from db.tables import InstanceState
 from dicom_io import same
@@ -140,11 +140,12 @@ class Receiver:
     def _record_again(self, arrival: Arrival, *, adopted: bool) -> None:
         """A SOP Instance UID that is known: nothing new, a corrected header, or other pixels."""
         with self._database.read() as tx:
-            first = arrivals.spool_name_of(tx, arrival.sop_instance_uid)
-        if first is None or first == arrival.spool_name:
+            first = arrivals.stored_file(tx, arrival.sop_instance_uid)
+        if first is None or first.spool_name == arrival.spool_name:
             return
-        mine, theirs = self._spool.path(arrival.spool_name), self._spool.path(first)
-        sameness = same.compare(theirs, mine)
+        mine, theirs = self._spool.path(arrival.spool_name), self._spool.path(first.spool_name)
+        # Without its pixels nothing can be said; what comes in its place is analysed anew.
+        sameness = same.Sameness.PIXELS if first.purged else same.compare(theirs, mine)
         if not mine.is_file():  # another process has adopted it, and found that it is known
             return
         if not theirs.is_file() and self._is_past(first, arrival):
@@ -165,7 +166,7 @@ class Receiver:
                 arrivals.record_conflict(tx, arrival)
                 replaced = False
         if replaced:
-            self._spool.remove(first)
+            self._spool.remove(first.spool_name)
             self._notify("prepare", arrival.sop_instance_uid)
         else:
             _log.warning(
@@ -173,10 +174,10 @@ class Receiver:
                 extra={"sop_instance_uid": arrival.sop_instance_uid},
             )
 
-    def _is_past(self, first: str, arrival: Arrival) -> bool:
+    def _is_past(self, first: StoredFile, arrival: Arrival) -> bool:
         """Whether the file that an arrival was compared with has been replaced meanwhile."""
         with self._database.read() as tx:
-            return arrivals.spool_name_of(tx, arrival.sop_instance_uid) != first
+            return arrivals.stored_file(tx, arrival.sop_instance_uid) != first
 
     def _arrival(self, name: str, header: Header, calling_ae_title: str) -> Arrival:
         is_image = is_image_class(header.sop_class_uid)

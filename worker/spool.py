@@ -58,6 +58,15 @@ class Spool:
     def remove(self, name: str) -> None:
         self.path(name).unlink(missing_ok=True)
 
+    def replace(self, name: str, by: Path) -> None:
+        """Put another file in a stored one's place, durably."""
+        target = self.path(name)
+        if not target.is_file():
+            raise FileNotFoundError(name)
+        _sync_file(by)
+        by.rename(target)
+        _sync_folder(target.parent)
+
     def sweep_temp(self) -> int:
         """Remove what killed receivers left behind; returns how many files."""
         old = time.time() - TEMP_FILE_AGE_MAX_S

@@ -16,15 +16,25 @@ from tests.chaos.site import ROOT
 
 
 @click.command()
-@click.option("--database", "databases", multiple=True,
-              type=click.Choice(["sqlite", "postgresql"]), default=("postgresql", "sqlite"))
+@click.option(
+    "--database",
+    "databases",
+    multiple=True,
+    type=click.Choice(["sqlite", "postgresql"]),
+    default=("postgresql", "sqlite"),
+)
 @click.option("--studies", default=2000)
 @click.option("--faults", "count", default=120)
 @click.option("--minutes", default=12.0, help="How long studies come and faults strike.")
 @click.option("--seed", type=int, help="Of the schedule and the studies; else drawn.")
 @click.option("--keep", is_flag=True, help="Leave the run's folder, with every log.")
 def main(
-    databases: tuple[str, ...], studies: int, count: int, minutes: float, seed: int | None, keep: bool
+    databases: tuple[str, ...],
+    studies: int,
+    count: int,
+    minutes: float,
+    seed: int | None,
+    keep: bool,
 ) -> None:
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     var = ROOT / "var" / "chaos"

@@ -3,8 +3,8 @@
     python -m tests.chaos.crash_listener        (settings from the environment, as `listen`)
 
 Reads lines `POINT NUMBER` and answers each with `died STATUS`: a listener in a process of its own,
-forked so that nothing is imported anew, that ends by SIGKILL at that point of its NUMBER-th store. The
-point `never` runs one that lives until this program's next line.
+forked so that nothing is imported anew, that ends by SIGKILL at that point of its NUMBER-th store.
+The point `never` runs one that lives until this program's next line.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""kill -9 inside the listener's write path, at each point on its own: what was acknowledged is there.
+"""kill -9 inside the listener's write path, at each point on its own: nothing acknowledged is lost.
 
 CHAOS_CRASHES sets how many times at each point (`make crash-points`: 50).
 """

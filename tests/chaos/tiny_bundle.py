@@ -1,6 +1,6 @@
 """A bundle with a network so small that chaos spends its time elsewhere; all else is as shipped.
 
-    python -m tests.chaos.tiny_bundle FOLDER
+python -m tests.chaos.tiny_bundle FOLDER
 """
 
 import json

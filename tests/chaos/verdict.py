@@ -4,14 +4,13 @@ import hashlib
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from db.tables import (
     DeliveryState,
@@ -60,9 +59,7 @@ def judge(site: Site, ledger: Path) -> Verdict:
                 sa.select(instances, studies.c.study_instance_uid).join(studies)
             )
         }
-        found_studies = {
-            row.study_instance_uid: row for row in tx.conn.execute(sa.select(studies))
-        }
+        found_studies = {row.study_instance_uid: row for row in tx.conn.execute(sa.select(studies))}
         made = tx.conn.execute(
             sa.select(objects, studies.c.study_instance_uid, outbox.c.state.label("delivery"))
             .join(studies, studies.c.id == objects.c.study_id)
@@ -172,7 +169,7 @@ def _judge_spool(site: Site, known: set[str], found: Verdict) -> None:
     spool = site.disk / "spool"
     there = {str(path.relative_to(spool)) for path in spool.glob("*/*/*") if path.is_file()}
     found.orphaned += [f"no row for {name}" for name in sorted(there - known)]
-    found.orphaned += [f"left in the temp folder: {path.name}" for path in (spool / "tmp").iterdir()]
+    found.orphaned += [f"in the temp folder: {path.name}" for path in (spool / "tmp").iterdir()]
 
 
 def _at_pacs(site: Site, found: Verdict) -> dict[str, list[Dataset]]:
