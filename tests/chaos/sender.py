@@ -31,6 +31,7 @@ TIMEOUTS = Timeouts(connection_s=4, acse_s=6, dimse_s=12, network_s=20)
 AE_TITLE = "CHAOS"
 AGAIN_AFTER_S = (0.5, 3.0)
 PER_ASSOCIATION_MAX = 4
+LATE_S_MAX = 600.0
 SIDE_PX = 240
 SUCCESS = 0x0000
 
@@ -86,7 +87,7 @@ class Sender:
             if kind < 0.25:
                 self._add(at, study)
             elif kind < 0.35:  # after the first report, most of the time
-                self._add(at + rng.uniform(5, 30), study)
+                self._add(at + rng.uniform(0.1, 0.4) * min(over_s, LATE_S_MAX), study)
             if rng.random() < 0.04:
                 self._push(_again(first, at + rng.uniform(0, 20), len(self._errands)))
             elif rng.random() < 0.04:

@@ -242,14 +242,18 @@ class Site(AbstractContextManager["Site"]):
 
     def fill_disk(self) -> None:
         """Leave less than what the spool keeps in reserve, and nearly nothing at all."""
-        usage = shutil.disk_usage(self.disk)
-        self._resize((usage.used >> 10) + 64)
+        wait_for("the disk to be full", lambda: self._resize(self._used_kb() + 64), 10)
 
     def free_disk(self) -> None:
-        self._resize(DISK_MB << 10)
+        wait_for("the disk to be free", lambda: self._resize(DISK_MB << 10), 10)
 
-    def _resize(self, kb: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={kb}k", str(self.disk)], check=True)
+    def _used_kb(self) -> int:
+        return shutil.disk_usage(self.disk).used >> 10
+
+    def _resize(self, kb: int) -> bool:
+        """False if more than that is in use by now."""
+        argv = ["mount", "-o", f"remount,size={kb}k", str(self.disk)]
+        return subprocess.run(argv, check=False, capture_output=True).returncode == 0
 
     def _make_disk(self) -> None:
         _made(self.disk)
