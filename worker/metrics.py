@@ -30,10 +30,11 @@ _log = log.get("metrics")
 class Collector:
     """Reads the database when it is scraped."""
 
-    def __init__(self, database: Database, bundle: Bundle, prevalence: float) -> None:
+    def __init__(self, settings: Settings, database: Database, bundle: Bundle) -> None:
+        self._settings = settings
         self._database = database
         self._bundle = bundle
-        self._expected = drift.expected(bundle.path / "validation.csv", prevalence)
+        self._expected = drift.expected(bundle.path / "validation.csv", settings.prevalence)
         self._lock = threading.Lock()
         self._read_at = float("-inf")
         self._metrics: list[Metric] = []
@@ -59,9 +60,21 @@ class Collector:
         except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
             _log.warning("nothing read: %s", type(error).__name__)
             up.add_metric([], 0)
-            return [up, model]
+            return [up, model, *self._disk()]
         up.add_metric([], 1)
-        return [up, model, *found]
+        return [up, model, *self._disk(), *found]
+
+    def _disk(self) -> Iterable[Metric]:
+        free_bytes = home.free_bytes(self._settings.home)
+        if free_bytes is None:  # the spool lies on another machine
+            return
+        free = GaugeMetricFamily("cxr_spool_free_bytes", "Free disk under the spool.")
+        free.add_metric([], free_bytes)
+        reserve = GaugeMetricFamily(
+            "cxr_spool_reserve_bytes", "Free disk below which stores are refused."
+        )
+        reserve.add_metric([], self._settings.spool_reserve_mb * 2**20)
+        yield from (free, reserve)
 
     def _drift(self, tx: Transaction) -> Iterable[Metric]:
         index = GaugeMetricFamily(
@@ -134,7 +147,7 @@ def serve(settings: Settings, database: Database, bundle: Bundle) -> None:
     if settings.metrics_port is None:
         return
     registry = CollectorRegistry()
-    registry.register(Collector(database, bundle, settings.prevalence))
+    registry.register(Collector(settings, database, bundle))
     try:
         server, _ = start_http_server(
             settings.metrics_port, addr=settings.web_bind, registry=registry
