@@ -3,8 +3,10 @@
 Counters are the highest row numbers, so that `forget` and retention never lower them.
 """
 
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -23,6 +25,7 @@ from worker.settings import Settings
 
 FRESH_S = 5.0  # several scrapers cost no more than one
 DRIFT_DAYS = 14
+REASONS_MAX = 100
 
 _log = log.get("metrics")
 
@@ -56,7 +59,7 @@ class Collector:
         model.add_metric([], {"name": self._bundle.name, "version": self._bundle.version})
         try:
             with self._database.read() as tx:
-                found = [*_counts(tx), *_durations(tx), *self._drift(tx)]
+                found = [*_counts(tx), *_reasons(tx), *_durations(tx), *self._drift(tx)]
         except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
             _log.warning("nothing read: %s", type(error).__name__)
             up.add_metric([], 0)
@@ -118,6 +121,21 @@ def _counts(tx: Transaction) -> Iterable[Metric]:
     yield bands
     for name, (text, highest) in statistics.highest_numbers(tx).items():
         yield CounterMetricFamily(f"cxr_{name}", text, value=highest)
+
+
+def _reasons(tx: Transaction) -> Iterable[Metric]:
+    """Numbers in a reason, such as a size, are left out: each would be a series of its own."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in statistics.reasons(tx, tx.now - timedelta(days=1), limit=REASONS_MAX):
+        counts[row["state"], re.sub(r"[\d.]+", "N", row["reason"] or "none")] += row["count"]
+    metric = GaugeMetricFamily(
+        "cxr_not_analysed",
+        "Objects of the last 24 h that were rejected or failed, by reason.",
+        labels=["state", "reason"],
+    )
+    for (state, reason), count in counts.items():
+        metric.add_metric([state, reason], count)
+    yield metric
 
 
 def _durations(tx: Transaction) -> Iterable[Metric]:

@@ -99,7 +99,7 @@ def crashing(tmp_path: Path, database_url: str) -> Iterator[Crashing]:
     database.dispose()
 
 
-@pytest.mark.timeout(120 + 5 * CRASHES)
+@pytest.mark.timeout(300 + 20 * CRASHES)
 @pytest.mark.parametrize("point", POINTS)
 def test_what_was_acknowledged_is_there_wherever_the_listener_was_killed(
     crashing: Crashing, point: str
