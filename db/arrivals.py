@@ -96,7 +96,7 @@ def record_arrival(
     What could be read takes the row of what could not: that one was refused.
     """
     known = tx.conn.execute(_KNOWN, {"uid": arrival.sop_instance_uid}).one_or_none()
-    if known is not None and (known.study_id is not None or arrival.study is None):
+    if known is not None and (arrival.study is None or not _is_unread(tx, known.id)):
         return ArrivalOutcome.KNOWN
     backlog = arrival.is_upload or _is_old(tx, arrival.study, max_age_days)
     is_pending = arrival.state == InstanceState.RECEIVED
@@ -151,6 +151,12 @@ def record_arrival(
         tx.conn.rollback()
         return ArrivalOutcome.KNOWN
     return ArrivalOutcome.NEW
+
+
+def _is_unread(tx: Transaction, instance_id: int) -> bool:
+    """Lock an instance's row, and say whether it is of an object that could not be read."""
+    query = sa.select(instances.c.study_id).where(instances.c.id == instance_id)
+    return tx.conn.execute(query.with_for_update()).scalar_one() is None
 
 
 @dataclass(frozen=True, kw_only=True)
