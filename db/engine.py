@@ -79,6 +79,7 @@ def _database_clock(conn: Connection) -> datetime:
 
 
 def _make_engine(url: str) -> Engine:
+    """Errors hide what was in their statement: Celery logs what a task raises."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _make_sqlite_engine(parsed)
@@ -88,6 +89,7 @@ def _make_engine(url: str) -> Engine:
     )
     return sa.create_engine(
         parsed,
+        hide_parameters=True,
         pool_pre_ping=True,
         pool_size=4,
         max_overflow=28,
@@ -108,6 +110,7 @@ def _make_sqlite_engine(url: sa.URL) -> Engine:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,
+        hide_parameters=True,
         pool_size=4,
         max_overflow=28,
         pool_timeout=SQLITE_BUSY_TIMEOUT_S,

@@ -7,6 +7,7 @@ Prints every fault as it strikes and the verdict; writes var/chaos/DATABASE.json
 
 import secrets
 import shutil
+import signal
 import sys
 
 import click
@@ -36,6 +37,7 @@ def main(
     seed: int | None,
     keep: bool,
 ) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and everything is taken down
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     var = ROOT / "var" / "chaos"
     clean = True

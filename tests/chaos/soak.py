@@ -10,6 +10,7 @@ its report at the PACS. Prints a table, writes var/soak.json; exit status 1 wher
 
 import json
 import os
+import signal
 import statistics
 import sys
 import threading
@@ -124,6 +125,7 @@ class Feeder:
 @click.option("--minutes", default=30.0)
 @click.option("--at-once", default=16, help="Studies under way at any time.")
 def main(minutes: float, at_once: int) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and everything is taken down
     folder = free_folder(ROOT / "var" / "soak")
     settings = {"STUDY_SETTLE_S": 1, "RETENTION_DAYS": 1}
     found: dict[str, Process] = defaultdict(Process)

@@ -61,9 +61,7 @@ def judge(site: Site, ledger: Path) -> Verdict:
         }
         found_studies = {row.study_instance_uid: row for row in tx.conn.execute(sa.select(studies))}
         made = tx.conn.execute(
-            sa.select(
-                objects.c.kind, objects.c.sop_instance_uid, outbox.c.state.label("delivery")
-            )
+            sa.select(objects.c.kind, objects.c.sop_instance_uid, outbox.c.state.label("delivery"))
             .outerjoin(outbox, outbox.c.object_id == objects.c.id)
             .order_by(objects.c.id)
         ).all()
