@@ -102,8 +102,12 @@ class Program:
     def end(self, within_s: float = 30.0) -> int:
         """SIGTERM, and wait; returns the exit status. Raises TimeoutExpired."""
         self.held_down = True
+        self.send(signal.SIGTERM)
+        return self.wait(within_s)
+
+    def wait(self, within_s: float) -> int:
+        """Until it has ended; returns the exit status. Raises TimeoutExpired."""
         assert self._process is not None
-        self._process.terminate()
         return self._process.wait(within_s)
 
 

@@ -90,7 +90,7 @@ def test_the_listener_lets_an_association_end_before_it_does(site: Site) -> None
         program.held_down = True
         program.send(signal.SIGTERM)
         assert peer.store(second).status == SUCCESS
-    assert program.end(ENDS_WITHIN_S) == 0
+    assert program.wait(ENDS_WITHIN_S) == 0
     program.held_down = False
     wait_for("the report", lambda: study in _reported(site), 120)
 
