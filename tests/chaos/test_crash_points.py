@@ -30,7 +30,7 @@ from tests.support.outbox import part_10
 from tests.support.system import wait_for
 from worker import home
 
-CRASHES = int(os.environ.get("CHAOS_CRASHES", "3"))
+CRASHES = int(os.environ.get("CHAOS_CRASHES", "2"))
 PER_ASSOCIATION = 3
 
 
