@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/installed
 
-.PHONY: demo test test-long check bench bench-scale peers fuzz lock clean
+.PHONY: demo test test-long check bench bench-scale peers fuzz chaos crash-points soak lock clean
 
 demo: $(SETUP)
 	@$(BIN)/python -m worker.demo
@@ -29,6 +29,20 @@ peers: $(SETUP)
 # A thousand mutated files through the listener and the workers; FUZZ_SEED chooses others.
 fuzz: $(SETUP)
 	FUZZ_FILES=1000 $(BIN)/python -m pytest -q -s tests/chaos/test_mutations.py
+
+# Everything breaks while 2,000 studies come, on PostgreSQL and SQLite: docs/RELIABILITY.md.
+CHAOS ?= --studies 2000 --faults 200 --minutes 36
+chaos: $(SETUP)
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
+# The listener killed 50 times at each point of its write path.
+crash-points: $(SETUP)
+	CHAOS_CRASHES=50 $(BIN)/python -m pytest -q -o timeout=0 tests/chaos/test_crash_points.py
+
+# Memory, descriptors and latency of every process at full rate; var/soak.json.
+SOAK_MINUTES ?= 30
+soak: $(SETUP)
+	$(BIN)/python -m tests.chaos.soak --minutes $(SOAK_MINUTES)
 
 # Timings beside peers, to the terminal and var/bench.json.
 bench: $(SETUP)

@@ -70,6 +70,7 @@ def _make_statements(insert: Any) -> _Statements:
             "due_at": new.due_at,
             "attempts": 0,
             "error": None,
+            "purged_at": None,
         },
     )
     return _Statements(
@@ -82,16 +83,20 @@ _STATEMENTS = {
     "sqlite": _make_statements(sqlite.insert),
     "postgresql": _make_statements(postgresql.insert),
 }
-_SPOOL_NAME_OF = sa.select(instances.c.spool_name).where(
-    instances.c.sop_instance_uid == sa.bindparam("uid")
-)
+_KNOWN = sa.select(
+    instances.c.id, instances.c.spool_name, instances.c.study_id, instances.c.purged_at
+).where(instances.c.sop_instance_uid == sa.bindparam("uid"))
 
 
 def record_arrival(
     tx: Transaction, arrival: Arrival, *, settle_s: float, max_age_days: int
 ) -> ArrivalOutcome:
-    """Write the row of an object and raise its study's revision, in one transaction."""
-    if spool_name_of(tx, arrival.sop_instance_uid) is not None:
+    """Write the row of an object and raise its study's revision, in one transaction.
+
+    What could be read takes the row of what could not: that one was refused.
+    """
+    known = tx.conn.execute(_KNOWN, {"uid": arrival.sop_instance_uid}).one_or_none()
+    if known is not None and (arrival.study is None or not _is_unread(tx, known.id)):
         return ArrivalOutcome.KNOWN
     backlog = arrival.is_upload or _is_old(tx, arrival.study, max_age_days)
     is_pending = arrival.state == InstanceState.RECEIVED
@@ -137,6 +142,10 @@ def record_arrival(
         "finished_at": None if is_pending else tx.now,
         "attempts": 0,
     }
+    if known is not None:
+        tx.conn.execute(sa.insert(erased_files).values(spool_name=known.spool_name))
+        tx.conn.execute(sa.update(instances).where(instances.c.id == known.id).values(instance))
+        return ArrivalOutcome.NEW
     if tx.conn.execute(statements.insert_instance, instance).scalar_one_or_none() is None:
         # It came twice at the same moment; the study may not be the one that the other is of.
         tx.conn.rollback()
@@ -144,22 +153,39 @@ def record_arrival(
     return ArrivalOutcome.NEW
 
 
-def spool_name_of(tx: Transaction, sop_instance_uid: str) -> str | None:
-    found = tx.conn.execute(_SPOOL_NAME_OF, {"uid": sop_instance_uid})
-    name: str | None = found.scalar_one_or_none()
-    return name
+def _is_unread(tx: Transaction, instance_id: int) -> bool:
+    """Lock an instance's row, and say whether it is of an object that could not be read."""
+    query = sa.select(instances.c.study_id).where(instances.c.id == instance_id)
+    return tx.conn.execute(query.with_for_update()).scalar_one() is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """The file of an instance; `purged`: retention has taken its pixel data, or is about to."""
+
+    spool_name: str
+    purged: bool
+
+
+def stored_file(tx: Transaction, sop_instance_uid: str) -> StoredFile | None:
+    known = tx.conn.execute(_KNOWN, {"uid": sop_instance_uid}).one_or_none()
+    if known is None:
+        return None
+    return StoredFile(spool_name=known.spool_name, purged=known.purged_at is not None)
 
 
 def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> bool:
     """Take a corrected header of known pixels: the newest wins and is analysed anew.
 
-    False if the instance belongs to another study, which no correction may change.
+    The file before it is listed for removal in the same transaction: without a row it would be
+    adopted after a crash, as a correction of what has corrected it. False if the instance belongs
+    to another study, which no correction may change.
     """
     if arrival.study is None:
         return False
     # First the instance, then the study: the order in which workers lock them too.
     row = tx.conn.execute(
-        sa.select(instances.c.id, instances.c.study_id, instances.c.state)
+        sa.select(instances.c.id, instances.c.study_id, instances.c.state, instances.c.spool_name)
         .where(instances.c.sop_instance_uid == arrival.sop_instance_uid)
         .with_for_update()
     ).one()
@@ -169,6 +195,9 @@ def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> boo
     study_id = tx.conn.execute(study.with_for_update()).scalar_one_or_none()
     if study_id is None or row.study_id != study_id:
         return False
+    if row.spool_name == arrival.spool_name:  # another process has adopted the same file
+        return True
+    tx.conn.execute(sa.insert(erased_files).values(spool_name=row.spool_name))
     tx.conn.execute(
         sa.update(instances)
         .where(instances.c.id == row.id)
@@ -184,6 +213,7 @@ def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> boo
             lease_token=None,
             error=None,
             finished_at=None,
+            purged_at=None,
         )
     )
     was_pending = row.state in (InstanceState.RECEIVED, InstanceState.PREPARED)
@@ -242,5 +272,6 @@ def _raise_revision(tx: Transaction, study_id: int, settle_s: float) -> None:
             due_at=tx.now + timedelta(seconds=settle_s),
             attempts=0,
             error=None,
+            purged_at=None,
         )
     )

@@ -147,6 +147,19 @@ def due_keys(tx: Transaction, stage: Stage, *, limit: int) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
+def make_all_due(tx: Transaction) -> int:
+    """Make due what waits for a later time, for when the clock was set back; returns how many.
+
+    Harmless, only early: a lease that ends too soon costs its work a second try.
+    """
+    return sum(
+        tx.conn.execute(
+            sa.update(table).where(table.c.due_at > tx.now).values(due_at=tx.now)
+        ).rowcount
+        for table in (instances, studies, outbox)
+    )
+
+
 def _select(
     tx: Transaction, stage: Stage, *, limit: int, extra: sa.ColumnElement[bool] | None = None
 ) -> list[int]:

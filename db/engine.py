@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 SQLITE_BUSY_TIMEOUT_S = 20
 POSTGRESQL_CONNECT_TIMEOUT_S = 5
 POSTGRESQL_STATEMENT_TIMEOUT_S = 60
+POSTGRESQL_SILENCE_MAX_S = 10  # of the network under a connection; else it may last a quarter hour
 
 Clock = Callable[[Connection], datetime]
 
@@ -78,6 +79,7 @@ def _database_clock(conn: Connection) -> datetime:
 
 
 def _make_engine(url: str) -> Engine:
+    """Errors hide what was in their statement: Celery logs what a task raises."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _make_sqlite_engine(parsed)
@@ -87,11 +89,19 @@ def _make_engine(url: str) -> Engine:
     )
     return sa.create_engine(
         parsed,
+        hide_parameters=True,
         pool_pre_ping=True,
         pool_size=4,
         max_overflow=28,
         pool_timeout=5,
-        connect_args={"connect_timeout": POSTGRESQL_CONNECT_TIMEOUT_S, "options": options},
+        connect_args={
+            "connect_timeout": POSTGRESQL_CONNECT_TIMEOUT_S,
+            "options": options,
+            "tcp_user_timeout": POSTGRESQL_SILENCE_MAX_S * 1000,
+            "keepalives_idle": POSTGRESQL_SILENCE_MAX_S // 2,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+        },
     )
 
 
@@ -100,6 +110,7 @@ def _make_sqlite_engine(url: sa.URL) -> Engine:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,
+        hide_parameters=True,
         pool_size=4,
         max_overflow=28,
         pool_timeout=SQLITE_BUSY_TIMEOUT_S,

@@ -264,7 +264,7 @@ class Event:
 
 def timeline(tx: Transaction, study_instance_uid: str) -> list[Event]:
     """Everything that happened to a study, from its first object to its last delivery."""
-    query = sa.select(studies.c.id, studies.c.retracted_at).where(
+    query = sa.select(studies.c.id, studies.c.retracted_at, studies.c.purged_at).where(
         studies.c.study_instance_uid == study_instance_uid
     )
     study = tx.conn.execute(query).one_or_none()
@@ -277,6 +277,8 @@ def timeline(tx: Transaction, study_instance_uid: str) -> list[Event]:
     ]
     if study.retracted_at is not None:
         events.append(Event(at=study.retracted_at, what="retracted"))
+    if study.purged_at is not None:
+        events.append(Event(at=study.purged_at, what="pixel data removed"))
     return sorted(events, key=lambda event: event.at)
 
 

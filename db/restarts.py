@@ -63,7 +63,9 @@ def retry_instances(tx: Transaction, *, study_instance_uid: str | None = None) -
     """Prepare failed images anew; what could not be read as DICOM has no study and stays."""
     query = sa.select(studies.c.id).where(
         sa.exists().where(
-            instances.c.study_id == studies.c.id, instances.c.state == InstanceState.FAILED
+            instances.c.study_id == studies.c.id,
+            instances.c.state == InstanceState.FAILED,
+            instances.c.purged_at.is_(None),
         )
     )
     if study_instance_uid is not None:
@@ -97,6 +99,7 @@ def stored_studies(
                 instances.c.study_id == studies.c.id,
                 instances.c.is_image,
                 instances.c.state.in_(_FINISHED),
+                instances.c.purged_at.is_(None),
             )
         )
         .order_by(studies.c.received_at.desc())
@@ -164,6 +167,7 @@ def _analyse_again(
             instances.c.study_id == study_id,
             instances.c.is_image,
             instances.c.state.in_(states),
+            instances.c.purged_at.is_(None),  # there is nothing to analyse any more
         )
         .order_by(instances.c.id)
         .with_for_update()

@@ -127,6 +127,7 @@ studies = sa.Table(
     sa.Column("sr_sop_instance_uid", Uid),
     # Withdrawn by `retract`: what is reported later stays in the database.
     sa.Column("retracted_at", UtcDateTime),
+    sa.Column("purged_at", UtcDateTime),  # since when the spool holds no pixel data of it
     *work_columns(),
     # Of those that are due at all: most studies are done, and no look for work passes by them.
     sa.Index(
@@ -135,6 +136,13 @@ studies = sa.Table(
         "due_at",
         sqlite_where=sa.text("due_at IS NOT NULL"),
         postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
+    # Of those that retention has not been at.
+    sa.Index(
+        "ix_studies_last_arrival_at",
+        "last_arrival_at",
+        sqlite_where=sa.text("purged_at IS NULL"),
+        postgresql_where=sa.text("purged_at IS NULL"),
     ),
     sa.Index("ix_studies_state", "state"),
     sa.Index("ix_studies_received_at", "received_at"),
@@ -172,6 +180,7 @@ instances = sa.Table(
     sa.Column("prepared_at", UtcDateTime),
     sa.Column("predicted_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),  # predicted, rejected or failed
+    sa.Column("purged_at", UtcDateTime),  # since when its file holds no pixel data, or is to
     *work_columns(),
     sa.Index("ix_instances_study_id", "study_id"),
     sa.Index("ix_instances_state_backlog_due_at", "state", "backlog", "due_at"),
@@ -284,7 +293,8 @@ erasures = sa.Table(
     sa.Column("file_count", sa.Integer, nullable=False),
 )
 
-# Files of erased studies that are still to be removed; they are not adopted.
+# Files of erased studies, and those that another file of the same object has replaced: to be
+# removed, and not to be adopted.
 erased_files = sa.Table(
     "erased_files",
     metadata,

@@ -44,6 +44,16 @@ def test_every_command_the_readme_shows_exists() -> None:
     assert {"up", "results", "show", "status", "send", "predict", "check"} <= shown
 
 
+def test_every_promise_names_tests_and_files_that_exist() -> None:
+    page = _read("docs/RELIABILITY.md")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 20
+    for path, test in named:
+        assert re.search(rf"^def {test}\(", _read(path), re.MULTILINE), f"{path}::{test}"
+    for path in re.findall(r"`((?:worker|db|dicom_io|model)/[\w/]+\.py)`", page):
+        assert (ROOT / path).is_file(), path
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):

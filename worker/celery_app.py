@@ -47,6 +47,8 @@ def make_app(broker_url: str, *, publish_only: bool = False) -> Celery:
             "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
             "max_retries": 0,
+            # A worker notices within twice this that its connection is dead, not within a minute.
+            "health_check_interval": 5,
         },
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,

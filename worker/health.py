@@ -13,6 +13,7 @@ from db.engine import Database, Transaction
 from db.errors import SchemaMismatch
 from model.bundle import read_bundle, shipped_bundle_path
 from model.errors import ModelError
+from worker import home
 from worker.celery_app import make_app
 from worker.reconcile import queue_lengths
 from worker.settings import Settings
@@ -31,6 +32,7 @@ class Health:
     instances: dict[str, int] = field(default_factory=dict)
     destinations: dict[str, dict[str, int]] = field(default_factory=dict)
     last_24_h: dict[str, Any] = field(default_factory=dict)
+    spool: dict[str, Any] = field(default_factory=dict)  # empty where it lies on another machine
 
     @property
     def healthy(self) -> bool:
@@ -48,6 +50,7 @@ def assess(settings: Settings, database: Database | None = None) -> Health:
     health = Health()
     _assess_model(settings, health)
     _assess_broker(settings, health)
+    _assess_spool(settings, health)
     if database is not None:
         _assess_database(settings, health, database)
         return health
@@ -75,6 +78,22 @@ def _assess_broker(settings: Settings, health: Health) -> None:
         health.messages = queue_lengths(make_app(settings.broker, publish_only=True))
     except (RedisError, OperationalError, OSError) as error:
         health.problems.append(f"broker: not reachable ({type(error).__name__})")
+
+
+def _assess_spool(settings: Settings, health: Health) -> None:
+    free_bytes = home.free_bytes(settings.home)
+    if free_bytes is None:
+        return
+    health.spool = {
+        "free_mb": free_bytes >> 20,
+        "reserve_mb": settings.spool_reserve_mb,
+        "retention_days": settings.retention_days,
+    }
+    if health.spool["free_mb"] <= settings.spool_reserve_mb:
+        health.problems.append(
+            f"disk: {health.spool['free_mb']} MB free, stores are refused below "
+            f"{settings.spool_reserve_mb} MB"
+        )
 
 
 def _assess_database(settings: Settings, health: Health, database: Database) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,14 @@ from worker.errors import WorkerError
 
 def spool_folder(home: Path) -> Path:
     return home / "spool"
+
+
+def free_bytes(home: Path) -> int | None:
+    """What the spool's disk has left; None where there is no spool on this machine."""
+    try:
+        return shutil.disk_usage(spool_folder(home)).free
+    except OSError:
+        return None
 
 
 @contextmanager

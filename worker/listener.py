@@ -14,7 +14,7 @@ import sqlalchemy.exc
 
 from db import schema
 from db.engine import Database
-from worker import commit, erase, home, log
+from worker import commit, erase, home, log, retention
 from worker.celery_app import make_app
 from worker.notify import Notifier
 from worker.receive import Receiver
@@ -35,7 +35,6 @@ def run(settings: Settings, stop: threading.Event) -> int:
     spool = Spool(home.spool_folder(settings.home))
     spool.create()
     with home.lock(settings.home, "listener"):
-        spool.sweep_temp()
         listening = bind_port(settings.bind, settings.dicom_port)
         port = listening.getsockname()[1]
         home.publish_port(settings.home, port)
@@ -97,12 +96,30 @@ def _receive(
         while True:
             receiver.adopt_if_needed()
             _sweep_erased(database, spool)
+            spool.sweep_temp()
+            _purge(settings, database, spool)
             if stop.wait(ADOPT_EVERY_S):
                 break
     finally:
         server.shutdown()
         notifier.close()
         database.dispose()
+
+
+def _purge(settings: Settings, database: Database, spool: Spool) -> None:
+    """Let retention have its turn, in one process at a time."""
+    if settings.retention_days is None:
+        return
+    with spool.sole() as alone:
+        if not alone:
+            return
+        try:
+            purged = retention.purge(database, spool, settings.retention_days)
+        except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+            _log.warning("nothing purged: %s", type(error).__name__)
+            return
+    if purged:
+        _log.info("removed the pixel data of %s studies", purged)
 
 
 def _sweep_erased(database: Database, spool: Spool) -> None:

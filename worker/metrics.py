@@ -3,8 +3,10 @@
 Counters are the highest row numbers, so that `forget` and retention never lower them.
 """
 
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -23,6 +25,7 @@ from worker.settings import Settings
 
 FRESH_S = 5.0  # several scrapers cost no more than one
 DRIFT_DAYS = 14
+REASONS_MAX = 100
 
 _log = log.get("metrics")
 
@@ -30,10 +33,11 @@ _log = log.get("metrics")
 class Collector:
     """Reads the database when it is scraped."""
 
-    def __init__(self, database: Database, bundle: Bundle, prevalence: float) -> None:
+    def __init__(self, settings: Settings, database: Database, bundle: Bundle) -> None:
+        self._settings = settings
         self._database = database
         self._bundle = bundle
-        self._expected = drift.expected(bundle.path / "validation.csv", prevalence)
+        self._expected = drift.expected(bundle.path / "validation.csv", settings.prevalence)
         self._lock = threading.Lock()
         self._read_at = float("-inf")
         self._metrics: list[Metric] = []
@@ -55,13 +59,25 @@ class Collector:
         model.add_metric([], {"name": self._bundle.name, "version": self._bundle.version})
         try:
             with self._database.read() as tx:
-                found = [*_counts(tx), *_durations(tx), *self._drift(tx)]
+                found = [*_counts(tx), *_reasons(tx), *_durations(tx), *self._drift(tx)]
         except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
             _log.warning("nothing read: %s", type(error).__name__)
             up.add_metric([], 0)
-            return [up, model]
+            return [up, model, *self._disk()]
         up.add_metric([], 1)
-        return [up, model, *found]
+        return [up, model, *self._disk(), *found]
+
+    def _disk(self) -> Iterable[Metric]:
+        free_bytes = home.free_bytes(self._settings.home)
+        if free_bytes is None:  # the spool lies on another machine
+            return
+        free = GaugeMetricFamily("cxr_spool_free_bytes", "Free disk under the spool.")
+        free.add_metric([], free_bytes)
+        reserve = GaugeMetricFamily(
+            "cxr_spool_reserve_bytes", "Free disk below which stores are refused."
+        )
+        reserve.add_metric([], self._settings.spool_reserve_mb * 2**20)
+        yield from (free, reserve)
 
     def _drift(self, tx: Transaction) -> Iterable[Metric]:
         index = GaugeMetricFamily(
@@ -107,6 +123,21 @@ def _counts(tx: Transaction) -> Iterable[Metric]:
         yield CounterMetricFamily(f"cxr_{name}", text, value=highest)
 
 
+def _reasons(tx: Transaction) -> Iterable[Metric]:
+    """Numbers in a reason, such as a size, are left out: each would be a series of its own."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in statistics.reasons(tx, tx.now - timedelta(days=1), limit=REASONS_MAX):
+        counts[row["state"], re.sub(r"[\d.]+", "N", row["reason"] or "none")] += row["count"]
+    metric = GaugeMetricFamily(
+        "cxr_not_analysed",
+        "Objects of the last 24 h that were rejected or failed, by reason.",
+        labels=["state", "reason"],
+    )
+    for (state, reason), count in counts.items():
+        metric.add_metric([state, reason], count)
+    yield metric
+
+
 def _durations(tx: Transaction) -> Iterable[Metric]:
     since = tx.now - timedelta(days=1)
     for name, text, durations in (
@@ -134,7 +165,7 @@ def serve(settings: Settings, database: Database, bundle: Bundle) -> None:
     if settings.metrics_port is None:
         return
     registry = CollectorRegistry()
-    registry.register(Collector(database, bundle, settings.prevalence))
+    registry.register(Collector(settings, database, bundle))
     try:
         server, _ = start_http_server(
             settings.metrics_port, addr=settings.web_bind, registry=registry

@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy.exc
 
 from db import arrivals
-from db.arrivals import Arrival, ArrivalOutcome, StudyHeader
+from db.arrivals import Arrival, ArrivalOutcome, StoredFile, StudyHeader
 from db.engine import Database
 from db.tables import InstanceState
 from dicom_io import same
@@ -90,11 +90,15 @@ class Receiver:
         if not self._orphans.is_set():
             return 0
         self._orphans.clear()
-        try:
-            adopted = self._adopt()
-        except _DATABASE_DOWN:
-            self._orphans.set()
-            return 0
+        with self._spool.sole() as alone:
+            if not alone:  # two that adopt one file would take each other's work for a conflict
+                self._orphans.set()
+                return 0
+            try:
+                adopted = self._adopt()
+            except _DATABASE_DOWN:
+                self._orphans.set()
+                return 0
         if adopted:
             _log.warning("adopted %s stored files that had no row", adopted)
         return adopted
@@ -111,7 +115,7 @@ class Receiver:
 
     def _adopt_one(self, name: str) -> bool:
         try:
-            self._record(name, read_header(self._spool.path(name)), "")
+            self._record(name, read_header(self._spool.path(name)), "", adopted=True)
         except UnreadableDicom:
             _log.error("spool file %s cannot be read: left where it is", name)
             return False
@@ -119,26 +123,38 @@ class Receiver:
             return False
         return True
 
-    def _record(self, name: str, header: Header, calling_ae_title: str) -> None:
+    def _record(
+        self, name: str, header: Header, calling_ae_title: str, *, adopted: bool = False
+    ) -> None:
         arrival = self._arrival(name, header, calling_ae_title)
         with self._database.begin() as tx:
             outcome = arrivals.record_arrival(
                 tx, arrival, settle_s=self._settle_s, max_age_days=self._max_study_age_days
             )
         if outcome is ArrivalOutcome.KNOWN:
-            self._record_again(arrival)
+            self._record_again(arrival, adopted=adopted)
         elif arrival.state == InstanceState.RECEIVED:
             self._notify("prepare", arrival.sop_instance_uid)
         _log.info(outcome.value, extra={"sop_instance_uid": arrival.sop_instance_uid})
 
-    def _record_again(self, arrival: Arrival) -> None:
+    def _record_again(self, arrival: Arrival, *, adopted: bool) -> None:
         """A SOP Instance UID that is known: nothing new, a corrected header, or other pixels."""
         with self._database.read() as tx:
-            first = arrivals.spool_name_of(tx, arrival.sop_instance_uid)
-        if first is None or first == arrival.spool_name:
+            first = arrivals.stored_file(tx, arrival.sop_instance_uid)
+        if first is None or first.spool_name == arrival.spool_name:
             return
-        sameness = same.compare(self._spool.path(first), self._spool.path(arrival.spool_name))
-        if sameness is same.Sameness.IDENTICAL:
+        mine, theirs = self._spool.path(arrival.spool_name), self._spool.path(first.spool_name)
+        # Without its pixels nothing can be said; what comes in its place is analysed anew.
+        sameness = same.Sameness.PIXELS if first.purged else same.compare(theirs, mine)
+        if not mine.is_file():  # another process has adopted it, and found that it is known
+            return
+        if not theirs.is_file() and self._is_past(first, arrival):
+            self._record_again(arrival, adopted=adopted)
+            return
+        if sameness is same.Sameness.IDENTICAL or (
+            # Never acknowledged, and what was came after it.
+            adopted and sameness is same.Sameness.PIXELS and _written_at(mine) < _written_at(theirs)
+        ):
             self._spool.remove(arrival.spool_name)
             return
         with self._database.begin() as tx:
@@ -150,13 +166,18 @@ class Receiver:
                 arrivals.record_conflict(tx, arrival)
                 replaced = False
         if replaced:
-            self._spool.remove(first)
+            self._spool.remove(first.spool_name)
             self._notify("prepare", arrival.sop_instance_uid)
         else:
             _log.warning(
                 "other pixels under a known UID: kept beside the first",
                 extra={"sop_instance_uid": arrival.sop_instance_uid},
             )
+
+    def _is_past(self, first: StoredFile, arrival: Arrival) -> bool:
+        """Whether the file that an arrival was compared with has been replaced meanwhile."""
+        with self._database.read() as tx:
+            return arrivals.stored_file(tx, arrival.sop_instance_uid) != first
 
     def _arrival(self, name: str, header: Header, calling_ae_title: str) -> Arrival:
         is_image = is_image_class(header.sop_class_uid)
@@ -203,12 +224,19 @@ class Receiver:
         _log.warning("quarantined: %s", reason, extra=_uid(origin))
         try:
             with self._database.begin() as tx:
-                arrivals.record_arrival(
+                outcome = arrivals.record_arrival(
                     tx, arrival, settle_s=self._settle_s, max_age_days=self._max_study_age_days
                 )
         except _DATABASE_DOWN:
+            self._spool.remove(arrival.spool_name)
             return OUT_OF_RESOURCES
+        if outcome is ArrivalOutcome.KNOWN:  # who sends rubbish again and again fills no disk
+            self._spool.remove(arrival.spool_name)
         return CANNOT_UNDERSTAND
+
+
+def _written_at(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _uid(origin: Origin) -> dict[str, str]:

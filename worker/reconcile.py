@@ -5,10 +5,12 @@ instruction. What it sends is bounded by what waits in the queue, not by how man
 """
 
 import threading
+import time
+from datetime import datetime
 
 from celery import Celery
 
-from db.claims import COMMIT, DELIVER, STAGES, Stage, due_keys
+from db.claims import COMMIT, DELIVER, STAGES, Stage, due_keys, make_all_due
 from db.engine import Database
 from worker import log
 from worker.celery_app import QUEUES
@@ -16,6 +18,7 @@ from worker.notify import send
 
 TICK_S = 0.5
 PAUSE_AFTER_FAILURE_S = 2.0
+CLOCK_STEP_MIN_S = 10.0
 QUEUED_MAX = 8  # per queue: a drained row wakes others, so a few messages suffice
 
 _log = log.get("reconcile")
@@ -23,12 +26,39 @@ _log = log.get("reconcile")
 
 def run(database: Database, app: Celery, stop: threading.Event) -> None:
     """Send wake-ups until `stop` is set; outlives a database or a broker that is down."""
+    clock = Clock()
     while not stop.wait(TICK_S):
         try:
+            follow_clock(database, clock)
             tick(database, app)
         except Exception as error:  # whatever a broker or a database does when it is killed
             _log.warning("nothing woken: %s", log.where(error))
             stop.wait(PAUSE_AFTER_FAILURE_S)
+
+
+class Clock:
+    """Notices when the database's clock is set back."""
+
+    def __init__(self) -> None:
+        self._last: tuple[datetime, float] | None = None
+
+    def stepped_back_s(self, now: datetime, monotonic_s: float) -> float:
+        """By how many seconds `now` is behind what it should be since the last look."""
+        last, self._last = self._last, (now, monotonic_s)
+        if last is None:
+            return 0.0
+        return (monotonic_s - last[1]) - (now - last[0]).total_seconds()
+
+
+def follow_clock(database: Database, clock: Clock) -> None:
+    """After a step back, what was due in a minute would wait for the step as well."""
+    with database.read() as tx:
+        behind_s = clock.stepped_back_s(tx.now, time.monotonic())
+    if behind_s < CLOCK_STEP_MIN_S:
+        return
+    with database.begin() as tx:
+        count = make_all_due(tx)
+    _log.warning("the clock was set back by %.0f s: %s rows made due", behind_s, count)
 
 
 def tick(database: Database, app: Celery) -> int:

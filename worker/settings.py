@@ -158,6 +158,13 @@ class Settings(BaseModel):
     spool_reserve_mb: int = Field(
         1024, ge=0, description="Free disk below which stores are refused (0xA700)."
     )
+    retention_days: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Days after which pixel data of reported and delivered studies leaves the "
+        "spool. Empty: never.",
+    )
     web: bool = Field(True, description="Whether `up` serves the web page, its API and metrics.")
     web_bind: str = Field("127.0.0.1", description="Address that page, API and metrics bind to.")
     web_port: int = Field(8080, ge=0, le=65535, description="Page and API; 0: any free one.")

@@ -1,11 +1,13 @@
 """The spool: received files, each durable before its sender hears Success.
 
-spool/tmp/          being received; swept at start once they are an hour old
+spool/tmp/          being received; swept once nothing was written to them for ten minutes
 spool/files/ab/…    stored, named by a hash of the SOP Instance UID (a UID is a peer's text
                     and names no path), with a random part: a second version never overwrites
 spool/quarantine/   could not be read as DICOM at all
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
@@ -14,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-TEMP_FILE_AGE_MAX_S = 3600
+TEMP_FILE_AGE_MAX_S = 600  # a sender that stops is cut off after one
 _UPLOAD = ".upload.dcm"  # the end of a name that outlives a crash, for whoever adopts the file
 
 
@@ -56,13 +58,37 @@ class Spool:
     def remove(self, name: str) -> None:
         self.path(name).unlink(missing_ok=True)
 
+    def replace(self, name: str, by: Path) -> None:
+        """Put another file in a stored one's place, durably."""
+        target = self.path(name)
+        if not target.is_file():
+            raise FileNotFoundError(name)
+        _sync_file(by)
+        by.rename(target)
+        _sync_folder(target.parent)
+
     def sweep_temp(self) -> int:
         """Remove what killed receivers left behind; returns how many files."""
         old = time.time() - TEMP_FILE_AGE_MAX_S
-        leftovers = [path for path in self.temp.iterdir() if path.stat().st_mtime < old]
-        for path in leftovers:
-            path.unlink(missing_ok=True)
-        return len(leftovers)
+        removed = 0
+        for path in self.temp.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # stored, or swept by another process
+                if path.stat().st_mtime < old:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    @contextlib.contextmanager
+    def sole(self) -> Iterator[bool]:
+        """Be the only process that looks through the stored files; False if another one does."""
+        descriptor = os.open(self.files, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield True
+        except BlockingIOError:
+            yield False
+        finally:
+            os.close(descriptor)  # and the lock is gone
 
     def names(self) -> Iterator[str]:
         """Every stored file's name."""

@@ -10,6 +10,7 @@ from db.engine import Database
 from db.errors import SchemaMismatch
 from db.tables import metadata
 from db.views import VIEWS
+from tests.support import rows
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_code(database: Database) -> None:
@@ -26,6 +27,33 @@ def test_an_empty_database_is_refused_until_it_is_upgraded(database_url: str) ->
     schema.require_current(database)
     assert schema.upgrade(database) == schema.current_version(database) == schema.VERSION
     database.dispose()
+
+
+def test_a_schema_that_a_newer_version_made_is_refused_and_left_alone(database: Database) -> None:
+    with database.begin() as tx:
+        tx.conn.execute(sa.text("UPDATE alembic_version SET version_num = '0999'"))
+    for refused in (schema.require_current, schema.upgrade):
+        with pytest.raises(SchemaMismatch, match=r"made by a newer cxr-worker.* 0001"):
+            refused(database)
+    assert schema.current_version(database) == "0999"
+
+
+def test_an_upgrade_keeps_what_is_there(database: Database) -> None:
+    rows.arrive(database, "1.2.3.4")
+    rows.prepare(database, "1.2.3.4")
+    rows.predict(database, "1.2.3.4")
+    rows.report(database, "1.2.3.5", "PACS@h:104")
+    before = _everything(database)
+    assert schema.upgrade(database) == schema.VERSION
+    assert _everything(database) == before
+
+
+def _everything(database: Database) -> dict[str, list[tuple[object, ...]]]:
+    with database.read() as tx:
+        return {
+            table.name: [tuple(row) for row in tx.conn.execute(sa.select(table))]
+            for table in metadata.sorted_tables
+        }
 
 
 def test_the_views_have_the_columns_that_the_queries_name(database: Database) -> None:

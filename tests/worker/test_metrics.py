@@ -11,9 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from db import schema
 from db.engine import Database
-from db.tables import instances
+from db.tables import InstanceState, instances
 from model.bundle import SHIPPED, read_bundle, shipped_bundle_path
-from tests.support import population
+from tests.support import population, rows
 from worker import home, metrics
 from worker.settings import Settings
 
@@ -47,6 +47,21 @@ def test_metrics_say_what_the_database_holds(database: Database, tmp_path: Path)
         "RIS@host:104",
     }
     assert tuple(SHIPPED.rsplit("-", 1)) in found["cxr_model_info"]
+
+
+def test_what_was_not_analysed_is_counted_by_its_reason(database: Database, tmp_path: Path) -> None:
+    for number in range(3):
+        changes = {"state": InstanceState.REJECTED, "reason": f"too small ({number + 1}x1)"}
+        rows.arrive(database, f"1.2.3.{number}", **changes)
+    rows.arrive(database, "1.2.3.9", state=InstanceState.REJECTED, reason="lateral view")
+    (tmp_path / "spool").mkdir()
+    found = _scrape(database, tmp_path)
+    assert found["cxr_not_analysed"] == {
+        ("too small (NxN)", "rejected"): 3,
+        ("lateral view", "rejected"): 1,
+    }
+    assert found["cxr_spool_free_bytes"][()] > 0
+    assert found["cxr_spool_reserve_bytes"] == {(): 1024 * 2**20}
 
 
 def test_a_database_that_is_down_is_a_metric(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from db import schema
 from db.engine import Database
 from db.tables import conflicts, instances, studies
 from tests.support import dicom
+from worker import erase
 from worker.receive import (
     CANNOT_UNDERSTAND,
     DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
@@ -176,3 +177,65 @@ def test_a_file_cut_off_from_its_commit_is_adopted_at_the_next_start(tmp_path: P
     assert restarted.receiver.adopt_if_needed() == 0
     (row,) = restarted.rows()
     assert row.sop_instance_uid == ds.SOPInstanceUID
+
+
+def test_a_kill_after_a_correction_does_not_bring_the_first_header_back(tmp_path: Path) -> None:
+    killed = Listener(tmp_path)
+    ds = dicom.chest()
+    killed.store(ds)
+    remove = killed.spool.remove
+    killed.spool.remove = lambda _name: None  # type: ignore[method-assign]  # killed before that
+    ds.AccessionNumber = "ACC-2"
+    killed.store(ds)
+    killed.spool.remove = remove  # type: ignore[method-assign]
+    assert killed.files() == 2
+    restarted = Listener(tmp_path)
+    assert restarted.receiver.adopt_if_needed() == 0
+    (study,) = restarted.rows(studies)
+    assert study.accession_number == "ACC-2"
+    erase.remove_files(restarted.database, restarted.spool)
+    assert restarted.files() == 1
+
+
+def test_what_was_refused_while_the_database_was_down_does_not_undo_a_later_correction(
+    listener: Listener,
+) -> None:
+    ds = dicom.chest()
+    path = dicom.write(ds, listener.spool.temp)
+    listener.spool.store(path, ds.SOPInstanceUID)  # no row: its sender was told to try again
+    listener.store(ds)
+    ds.AccessionNumber = "ACC-2"
+    listener.store(ds)
+    assert listener.files() == 2
+    listener.receiver.adopt_if_needed()
+    (study,) = listener.rows(studies)
+    assert study.accession_number == "ACC-2"
+    assert listener.files() == 1
+    assert listener.rows(conflicts) == []
+
+
+def test_two_processes_do_not_adopt_the_same_files(tmp_path: Path) -> None:
+    first, second = Listener(tmp_path), Listener(tmp_path)
+    ds = dicom.chest()
+    first.spool.store(dicom.write(ds, first.spool.temp), ds.SOPInstanceUID)
+    with second.spool.sole() as alone:
+        assert alone
+        assert first.receiver.adopt_if_needed() == 0
+    assert first.receiver.adopt_if_needed() == 1  # it has not forgotten to look
+
+
+def test_what_could_be_read_takes_the_place_of_what_could_not(listener: Listener) -> None:
+    ds = dicom.chest()
+    for _ in range(2):  # again and again, and one file of it is kept
+        rubbish = listener.spool.temp / "rubbish"
+        rubbish.write_bytes(b"rubbish" * 100)
+        assert listener.receiver.receive(rubbish, listener.origin(ds)) == CANNOT_UNDERSTAND
+    assert len(list(listener.spool.quarantine.rglob("*.dcm"))) == 1
+    assert listener.store(ds) == SUCCESS
+    (row,) = listener.rows()
+    assert (row.state, row.reason, row.finished_at) == ("received", None, None)
+    (study,) = listener.rows(studies)
+    assert (study.image_count, study.pending_count) == (1, 1)
+    assert listener.woken == [("prepare", ds.SOPInstanceUID)]
+    erase.remove_files(listener.database, listener.spool)
+    assert list(listener.spool.quarantine.rglob("*.dcm")) == []

@@ -58,3 +58,15 @@ def main(argv: list[str] | None = None) -> Any:
     except (WorkerError, DatabaseError, ModelError) as error:
         click.echo(f"cxr-worker: {error}", err=True)
         sys.exit(2)
+    except Exception as error:
+        if not _is_database_error(error):
+            raise
+        name = type(error).__name__  # its message would have the statement and what was in it
+        click.echo(f"cxr-worker: the database does not answer ({name})", err=True)
+        sys.exit(1)
+
+
+def _is_database_error(error: Exception) -> bool:
+    """Asked without an import: who raised it has made that."""
+    sqlalchemy_exc = sys.modules.get("sqlalchemy.exc")
+    return sqlalchemy_exc is not None and isinstance(error, sqlalchemy_exc.OperationalError)

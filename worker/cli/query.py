@@ -253,6 +253,14 @@ def _print_status(health: Mapping[str, Any]) -> None:
     for destination, counts in health["destinations"].items():
         shown = ", ".join(f"{count} {state}" for state, count in counts.items())
         console.print(f"destination {destination}: {shown or 'nothing sent yet'}")
+    spool = health["spool"]
+    if spool:
+        days = spool["retention_days"]
+        kept = "for ever" if days is None else f"for {days} days once delivered"
+        console.print(
+            f"disk: {spool['free_mb']} MB free, {spool['reserve_mb']} in reserve; "
+            f"pixel data is kept {kept}"
+        )
     day = health["last_24_h"]
     if day:
         console.print(f"last 24 h: {day['studies']} studies reported, {day['failures']} failures")

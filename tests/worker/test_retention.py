@@ -1,0 +1,203 @@
+"""Retention: what is delivered loses its pixel data, what is not keeps it; whoever is killed."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from db import restarts, schema
+from db.engine import Database, Transaction
+from db.tables import DeliveryState, conflicts, instances, outbox, studies
+from tests.support import dicom, rows
+from worker import retention
+from worker.receive import SUCCESS, Origin, Receiver
+from worker.spool import Spool
+
+DAYS = 30
+
+
+class Site:
+    """A spool and a database whose clock a test moves."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.ahead = timedelta()
+        plain = Database(url)
+        schema.upgrade(plain)
+        plain.dispose()
+        self.database = Database(url, clock=self._clock)
+        self.spool = Spool(folder / "spool")
+        self.spool.create()
+        self.receiver = Receiver(
+            spool=self.spool,
+            database=self.database,
+            notify=lambda stage, key: None,
+            settle_s=0,
+            max_study_age_days=100_000,
+            spool_reserve_mb=0,
+        )
+
+    def _clock(self, _conn: sa.Connection) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+    def store(self, ds: Dataset) -> None:
+        path = dicom.write(ds, self.spool.temp)
+        origin = Origin(
+            sop_class_uid=ds.SOPClassUID,
+            sop_instance_uid=ds.SOPInstanceUID,
+            calling_ae_title="TEST",
+        )
+        assert self.receiver.receive(path, origin) == SUCCESS
+
+    def report(self, ds: Dataset, *destinations: str) -> None:
+        """Bring a study with one new image to its report."""
+        rows.prepare(self.database, ds.SOPInstanceUID)
+        rows.predict(self.database, ds.SOPInstanceUID)
+        rows.report(self.database, generate_uid(), *destinations, study=ds.StudyInstanceUID)
+
+    def let_pass(self, days: float) -> None:
+        self.ahead += timedelta(days=days)
+
+    def purge(self) -> int:
+        return retention.purge(self.database, self.spool, DAYS)
+
+    def holds_pixels(self, ds: Dataset) -> bool:
+        query = sa.select(instances.c.spool_name).where(
+            instances.c.sop_instance_uid == ds.SOPInstanceUID
+        )
+        with self.database.read() as tx:
+            name = tx.conn.execute(query).scalar_one()
+        return "PixelData" in dcmread(self.spool.path(name))
+
+    def row(self, ds: Dataset) -> sa.Row[tuple[object, ...]]:
+        query = sa.select(studies).where(studies.c.study_instance_uid == ds.StudyInstanceUID)
+        with self.database.read() as tx:
+            return tx.conn.execute(query).one()
+
+
+@pytest.fixture
+def site(tmp_path: Path, database_url: str) -> Site:
+    return Site(tmp_path, database_url)
+
+
+def _set_deliveries(tx: Transaction, state: DeliveryState, *, due: bool) -> None:
+    values = {"state": state, "due_at": tx.now if due else None}
+    tx.conn.execute(sa.update(outbox).values(values))
+
+
+def test_pixels_leave_after_their_time_and_the_header_stays(site: Site) -> None:
+    ds = dicom.chest()
+    site.store(ds)
+    site.report(ds)
+    site.let_pass(DAYS - 1)
+    assert site.purge() == 0
+    site.let_pass(2)
+    assert site.purge() == 1
+    assert not site.holds_pixels(ds)
+    (name,) = site.spool.names()
+    left = dcmread(site.spool.path(name))
+    assert left.PatientID == ds.PatientID
+    assert left.ViewPosition == ds.ViewPosition
+    assert site.row(ds).purged_at is not None
+    assert list(site.spool.temp.iterdir()) == []
+    assert site.purge() == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "due"),
+    [
+        (DeliveryState.PENDING, True),
+        (DeliveryState.FAILED, False),
+        (DeliveryState.SENT, True),  # not committed yet
+    ],
+)
+def test_what_is_not_delivered_is_kept_for_as_long_as_that_takes(
+    site: Site, state: DeliveryState, due: bool
+) -> None:
+    ds = dicom.chest()
+    site.store(ds)
+    site.report(ds, "PACS@h:104")
+    with site.database.begin() as tx:
+        _set_deliveries(tx, state, due=due)
+    site.let_pass(10 * DAYS)
+    assert site.purge() == 0
+    assert site.holds_pixels(ds)
+    with site.database.begin() as tx:
+        _set_deliveries(tx, DeliveryState.COMMITTED, due=False)
+    assert site.purge() == 1
+
+
+def test_what_is_not_reported_is_kept(site: Site) -> None:
+    ds = dicom.chest()
+    site.store(ds)
+    site.let_pass(10 * DAYS)
+    assert site.purge() == 0
+    rows.prepare(site.database, ds.SOPInstanceUID)
+    rows.predict(site.database, ds.SOPInstanceUID)
+    assert site.purge() == 0
+    assert site.holds_pixels(ds)
+
+
+def test_whoever_is_killed_before_the_files_are_smaller_is_followed_by_one_who_does_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = dicom.chest()
+    site.store(ds)
+    site.report(ds)
+    site.let_pass(DAYS + 1)
+    with monkeypatch.context() as killed:
+        killed.setattr(retention, "_drop_pixels", _die)
+        with pytest.raises(KeyboardInterrupt):
+            site.purge()
+    assert site.holds_pixels(ds)
+    assert site.purge() == 1
+    assert not site.holds_pixels(ds)
+
+
+def _die(_spool: Spool, _name: str) -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_has_no_pixels_any_more_is_not_analysed_again(site: Site) -> None:
+    ds = dicom.chest()
+    site.store(ds)
+    site.report(ds)
+    site.let_pass(DAYS + 1)
+    site.purge()
+    with site.database.begin() as tx:
+        study = str(ds.StudyInstanceUID)
+        assert restarts.stored_studies(tx, limit=10) == []
+        assert restarts.reprocess(tx, study, max_age_days=7, deliver_anyway=False) == 0
+
+
+def test_a_late_image_is_purged_in_its_turn(site: Site) -> None:
+    ds = dicom.chest()
+    site.store(ds)
+    site.report(ds)
+    site.let_pass(DAYS + 1)
+    site.purge()
+    late = dicom.chest(ds.StudyInstanceUID, pixels=dicom.chest_pixels(seed=1))
+    site.store(late)
+    assert site.row(ds).purged_at is None
+    site.report(late)
+    assert site.purge() == 0
+    site.let_pass(DAYS + 1)
+    assert site.purge() == 1
+    assert not site.holds_pixels(late)
+
+
+def test_an_image_that_comes_again_without_its_first_pixels_is_taken_as_new(site: Site) -> None:
+    ds = dicom.chest()
+    site.store(ds)
+    site.report(ds)
+    site.let_pass(DAYS + 1)
+    site.purge()
+    site.store(ds)
+    row = site.row(ds)
+    assert (row.image_count, row.pending_count, row.purged_at) == (1, 1, None)
+    assert site.holds_pixels(ds)
+    with site.database.read() as tx:
+        assert tx.conn.execute(sa.select(conflicts)).all() == []

@@ -1,0 +1,50 @@
+"""Retention: pixel data leaves the spool once its study is reported and delivered, days ago.
+
+Rows, reports and the images' headers stay: a late image still gets a report that covers all of its
+study. What is not delivered is never touched. `forget` is what erases a study.
+"""
+
+import os
+import secrets
+
+from db import retention
+from db.engine import Database
+from dicom_io.errors import UnreadableDicom
+from dicom_io.header_only import write_header_only
+from worker import log
+from worker.spool import Spool
+
+STUDIES_AT_ONCE = 20
+
+_log = log.get("retention")
+
+
+def purge(database: Database, spool: Spool, days: int) -> int:
+    """Take the pixel data out of what has been kept for `days`; returns how many studies.
+
+    Cut off anywhere, it can be run again.
+    """
+    with database.begin() as tx:
+        expired = retention.expire(tx, days=days, limit=STUDIES_AT_ONCE)
+    if not expired:
+        return 0
+    for study in expired:
+        for name in study.spool_names:
+            _drop_pixels(spool, name)
+    with database.begin() as tx:
+        retention.record_purged(tx, expired)
+    return len(expired)
+
+
+def _drop_pixels(spool: Spool, name: str) -> None:
+    small = spool.temp / f"purge-{secrets.token_hex(8)}"
+    try:
+        write_header_only(spool.path(name), small)
+        os.chmod(small, 0o600)  # noqa: PTH101 - as every file that is received
+        spool.replace(name, small)
+    except FileNotFoundError:
+        _log.warning("no file for a row: %s", name)
+    except UnreadableDicom as error:
+        _log.warning("kept as it is: %s: %s", name, error)
+    finally:
+        small.unlink(missing_ok=True)
