@@ -28,6 +28,10 @@ class DueDelivery:
     series_instance_uid: str
     transfer_syntax_uid: str
 
+    @property
+    def is_message(self) -> bool:
+        return not self.sop_class_uid
+
 
 @dataclass(frozen=True, kw_only=True)
 class MadeObject:
@@ -170,7 +174,8 @@ def record_refusal(tx: Transaction, held: Claim) -> None:
 
 def record_delivery_failure(tx: Transaction, held: Claim, error: str) -> None:
     """Give a delivery up; `retry` starts it anew. Raises LeaseLost."""
-    complete(tx, DELIVER, held, {"state": DeliveryState.FAILED, "error": error})
+    values = {"state": DeliveryState.FAILED, "error": error, "failed_at": tx.now}
+    complete(tx, DELIVER, held, values)
 
 
 def postpone(tx: Transaction, held: Claim, *, error: str, retry_in_s: float) -> None:

@@ -357,7 +357,7 @@ def _report_events(tx: Transaction, study_id: int) -> list[Event]:
         elif row.error is not None or row.state == DeliveryState.FAILED:
             what = "delivery failed" if row.state == DeliveryState.FAILED else "delivery waits"
             detail = f"{row.destination}: {row.error}"
-            at = row.due_at or row.created_at
+            at = row.due_at or row.failed_at or row.created_at
             events.append(Event(at=at, what=what, sop_instance_uid=uid, detail=detail))
     return events
 

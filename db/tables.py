@@ -49,6 +49,7 @@ class ObjectKind(StrEnum):
     SR = "sr"
     SALIENCY = "saliency"
     REJECTION = "rejection"
+    MESSAGE = "message"  # for a destination that takes no DICOM
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -119,6 +120,7 @@ studies = sa.Table(
     sa.Column("last_arrival_at", UtcDateTime, nullable=False),
     sa.Column("reported_at", UtcDateTime),
     sa.Column("delivered_at", UtcDateTime),
+    sa.Column("failed_at", UtcDateTime),  # its report was last given up
     sa.Column("intended_use", sa.String(16)),
     sa.Column("probability", sa.Float),
     sa.Column("band", sa.String(16)),
@@ -216,7 +218,8 @@ reports = sa.Table(
     sa.UniqueConstraint("study_id", "revision"),
 )
 
-# What we made, byte for byte as it is sent: built once, never changed.
+# What we made, byte for byte as it is sent: built once, never changed. A message has a UID of its
+# own as well, and is of no SOP class.
 objects = sa.Table(
     "objects",
     metadata,
@@ -230,7 +233,7 @@ objects = sa.Table(
     sa.Column("sop_instance_uid", Uid, nullable=False, unique=True),
     sa.Column("series_instance_uid", Uid, nullable=False),
     sa.Column("transfer_syntax_uid", Uid, nullable=False),
-    sa.Column("payload", sa.LargeBinary, nullable=False),  # a Part 10 file
+    sa.Column("payload", sa.LargeBinary, nullable=False),  # a Part 10 file, or a message
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("converted_from_id", "sop_class_uid"),
     sa.Index("ix_objects_study_id", "study_id"),
@@ -248,6 +251,7 @@ outbox = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("sent_at", UtcDateTime),
     sa.Column("committed_at", UtcDateTime),
+    sa.Column("failed_at", UtcDateTime),  # last given up
     # How often the destination said no: to the object, or to the commitment for it.
     sa.Column("refusals", sa.Integer, nullable=False, default=0),
     sa.Column("transaction_uid", Uid),  # of the last request for storage commitment

@@ -42,14 +42,15 @@ FROM instances i
 LEFT JOIN studies s ON s.id = i.study_id
 WHERE i.state = 'failed'
 UNION ALL
-SELECT last_arrival_at, study_instance_uid, NULL, 'report', NULL, error
+SELECT failed_at, study_instance_uid, NULL, 'report', NULL, error
 FROM studies
 WHERE state = 'failed'
 UNION ALL
-SELECT s.reported_at, d.study_instance_uid, d.sop_instance_uid, 'delivery', d.destination, d.error
-FROM deliveries d
-JOIN studies s ON s.study_instance_uid = d.study_instance_uid
-WHERE d.state = 'failed'
+SELECT o.failed_at, s.study_instance_uid, m.sop_instance_uid, 'delivery', o.destination, o.error
+FROM outbox o
+JOIN objects m ON m.id = o.object_id
+JOIN studies s ON s.id = o.study_id
+WHERE o.state = 'failed'
 """
 
 STUDY_TIMES = """

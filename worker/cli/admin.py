@@ -11,9 +11,10 @@ import sqlalchemy.exc
 from db import schema
 from db.engine import Database
 from db.errors import DatabaseError
-from dicom_io.destination import WebDestination
+from dicom_io.destination import Destination, WebDestination
 from worker.destinations import Recipient
 from worker.errors import WorkerError
+from worker.messages.address import MllpDestination, WebhookDestination
 from worker.settings import Settings
 
 
@@ -96,16 +97,22 @@ def _model(settings: Settings) -> str:
 def _echo(settings: Settings, recipient: Recipient) -> str:
     from dicom_io import scu, stow
     from dicom_io.errors import DestinationUnavailable
+    from worker.messages import mllp, webhook
 
-    address = recipient.address
     try:
-        if isinstance(address, WebDestination):
-            return stow.probe(address)
-        aet = recipient.calling_ae_title or settings.ae_title
-        scu.echo(address, calling_ae_title=aet)
+        match recipient.address:
+            case Destination() as scp:
+                aet = recipient.calling_ae_title or settings.ae_title
+                scu.echo(scp, calling_ae_title=aet)
+                return "answers C-ECHO"
+            case WebDestination() as server:
+                return stow.probe(server)
+            case MllpDestination() as receiver:
+                return mllp.probe(receiver)
+            case WebhookDestination() as listener:
+                return webhook.probe(listener)
     except DestinationUnavailable as error:
         raise _Failed(str(error)) from error
-    return "answers C-ECHO"
 
 
 @click.group()
