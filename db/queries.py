@@ -87,6 +87,13 @@ study_feedback = _view(
     model_version""",
 )
 
+model_comparisons = _view(
+    "model_comparisons",
+    """created_at study_instance_uid sop_instance_uid state reason champion_name champion_version
+    champion_probability champion_band champion_s challenger_name challenger_version
+    challenger_probability challenger_band challenger_s""",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResultFilter:

@@ -192,6 +192,29 @@ pixels = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),  # uint8, rows x columns
 )
 
+# A second model's answers on the same pictures, beside the answers that count as they then stood.
+comparisons = sa.Table(
+    "comparisons",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("instance_id", Id, sa.ForeignKey("instances.id"), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("champion_name", sa.String(64), nullable=False),
+    sa.Column("champion_version", sa.String(32), nullable=False),
+    sa.Column("champion_probability", sa.Float),
+    sa.Column("champion_band", sa.String(16)),
+    sa.Column("champion_s", sa.Float, nullable=False),
+    sa.Column("challenger_name", sa.String(64), nullable=False),
+    sa.Column("challenger_version", sa.String(32), nullable=False),
+    sa.Column("challenger_probability", sa.Float),
+    sa.Column("challenger_band", sa.String(16)),
+    sa.Column("challenger_s", sa.Float),
+    sa.UniqueConstraint("instance_id", "challenger_name", "challenger_version"),
+    sa.Index("ix_comparisons_created_at", "created_at"),
+)
+
 # Files that came under a SOP Instance UID that was taken by other pixels: kept, never analysed.
 conflicts = sa.Table(
     "conflicts",

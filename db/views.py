@@ -86,6 +86,17 @@ FROM feedback f
 JOIN studies s ON s.id = f.study_id
 """
 
+MODEL_COMPARISONS = """
+CREATE VIEW model_comparisons AS
+SELECT c.created_at, s.study_instance_uid, i.sop_instance_uid, c.state, c.reason,
+       c.champion_name, c.champion_version, c.champion_probability, c.champion_band, c.champion_s,
+       c.challenger_name, c.challenger_version, c.challenger_probability, c.challenger_band,
+       c.challenger_s
+FROM comparisons c
+JOIN instances i ON i.id = c.instance_id
+LEFT JOIN studies s ON s.id = i.study_id
+"""
+
 VIEWS = {
     "study_results": STUDY_RESULTS,
     "instance_results": INSTANCE_RESULTS,
@@ -94,6 +105,7 @@ VIEWS = {
     "study_times": STUDY_TIMES,
     "instance_times": INSTANCE_TIMES,
     "study_feedback": STUDY_FEEDBACK,
+    "model_comparisons": MODEL_COMPARISONS,
 }
 
 # SECONDS(from, to): the one thing that the two databases say in different words.

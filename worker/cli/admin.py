@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import click
 import sqlalchemy.exc
@@ -29,6 +30,8 @@ def check() -> None:
         ("broker", lambda: _broker(settings)),
         ("model", lambda: _model(settings)),
     ]
+    if settings.challenger_bundle is not None:
+        checks.append(("challenger", partial(_challenger, settings, settings.challenger_bundle)))
     checks += [
         (f"destination {recipient}", partial(_echo, settings, recipient))
         for recipient in settings.recipients
@@ -91,6 +94,21 @@ def _model(settings: Settings) -> str:
         make_interpreter(settings, bundle)
     except ModelError as error:
         raise _Failed(str(error)) from error
+    return f"{bundle.name} {bundle.version}"
+
+
+def _challenger(settings: Settings, folder: Path) -> str:
+    from dicom_io import preprocess
+    from model.errors import ModelError
+    from worker.services import make_challenger_interpreter, open_challenger_bundle
+
+    try:
+        bundle = open_challenger_bundle(settings, folder)
+        make_challenger_interpreter(settings, bundle)
+    except ModelError as error:
+        raise _Failed(str(error)) from error
+    if bundle.preprocess_version != preprocess.VERSION:
+        raise _Failed(f"made with preprocessing version {bundle.preprocess_version}, not ours")
     return f"{bundle.name} {bundle.version}"
 
 

@@ -18,7 +18,7 @@ from worker.web.access import clean_name
 from worker.web.api import find_study, printable, start_again
 from worker.web.context import Web, WebDep
 from worker.web.presentation import Scale, shown
-from worker.web.render import FormVisitor, PageVisitor
+from worker.web.render import FormOperator, FormVisitor, PageVisitor
 from worker.web.schemas import Uid
 
 router = APIRouter(prefix="/studies/{study_instance_uid}")
@@ -84,13 +84,13 @@ def give_feedback(
 
 
 @router.post("/reprocess")
-def reprocess(web: WebDep, _visitor: FormVisitor, study_instance_uid: Uid) -> Response:
+def reprocess(web: WebDep, _visitor: FormOperator, study_instance_uid: Uid) -> Response:
     start_again(web, study_instance_uid)
     return RedirectResponse(f"/studies/{study_instance_uid}", 303)
 
 
 @router.post("/retry")
-def retry(web: WebDep, _visitor: FormVisitor, study_instance_uid: Uid) -> Response:
+def retry(web: WebDep, _visitor: FormOperator, study_instance_uid: Uid) -> Response:
     with web.database.begin() as tx:
         find_study(tx, study_instance_uid)
         restarts.retry_deliveries(tx, study_instance_uid=study_instance_uid)
