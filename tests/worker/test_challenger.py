@@ -275,7 +275,7 @@ def test_one_that_cannot_be_loaded_is_none_and_check_says_why(
     for folder, expected in (
         (tmp_path / "absent", "absent"),
         (same, "is the model in use"),
-        (broken, "sha256"),
+        (broken, "SHA-256"),
     ):
         settings = Settings(challenger_bundle=folder)
         assert roles._open_challenger(settings) is None

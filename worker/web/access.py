@@ -1,8 +1,9 @@
 """Who asks, and whether the request is theirs: token, trusted proxy, session, this machine.
 
 A machine sends the token as a bearer. A person signs in with it, or with an OpenID Connect
-provider (`oidc`), and gets a session cookie, or comes through a proxy that names the user. Bound to loopback without either, the page is open to
-this machine; then only loopback host names are answered, which a rebound DNS name is not.
+provider (`oidc`), and gets a session cookie, or comes through a proxy that names the user. Bound
+to loopback without any of these, the page is open to this machine; then only loopback host names
+are answered, which a rebound DNS name is not.
 """
 
 import hashlib
@@ -52,7 +53,7 @@ class Access:
         self._proxies = settings.web_trusted_proxies
         self.has_provider = bool(settings.web_oidc_issuer)
         self.is_open = not self._token and not self._header and not self.has_provider
-        # Of what is secret, so that a restart or a second copy keeps sessions; else of this process.
+        # Of a secret, so that a restart or a second copy keeps sessions; else of this process.
         secret = self._token + settings.web_oidc_client_secret.get_secret_value()
         key = hashlib.sha256(f"session|{secret}".encode()).hexdigest()
         self._key = key if secret else secrets.token_hex(32)
