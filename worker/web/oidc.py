@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from authlib.integrations.starlette_client import OAuth
 from fastapi import Request
 from fastapi.responses import Response
 from starlette.types import ASGIApp
@@ -44,6 +43,8 @@ class Provider:
     """The provider of the settings. Its document and keys are fetched when first needed."""
 
     def __init__(self, settings: Settings) -> None:
+        from authlib.integrations.starlette_client import OAuth  # most installations need none
+
         self._settings = settings
         secret = settings.web_oidc_client_secret.get_secret_value()
         issuer = settings.web_oidc_issuer.rstrip("/")

@@ -52,6 +52,27 @@ def result_part(
     return _part(request, web, study_instance_uid, "study_result.html")
 
 
+@router.get("/images")
+def images_part(
+    request: Request, web: WebDep, _visitor: PageVisitor, study_instance_uid: Uid
+) -> Response:
+    """The images, for those that come while the page is open."""
+    return _part(request, web, study_instance_uid, "study_images.html")
+
+
+@router.get("/report")
+def report_part(
+    request: Request, web: WebDep, _visitor: PageVisitor, study_instance_uid: Uid
+) -> Response:
+    """The newest report as text."""
+    with web.database.read() as tx:
+        study = find_study(tx, study_instance_uid)
+        report = stored.newest_report(tx, study_instance_uid)
+    return render.fragment(
+        request, "study_report.html", study=study, report_text=_report_text(report)
+    )
+
+
 @router.get("/current")
 def current_part(
     request: Request, web: WebDep, _visitor: PageVisitor, study_instance_uid: Uid
