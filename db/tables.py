@@ -96,6 +96,12 @@ def work_columns() -> list[sa.Column[Any]]:
     ]
 
 
+def _of_failed(name: str, when: str) -> sa.Index:
+    """By when they failed, in the very words of the view `failures`, which is read from it."""
+    where = sa.text("state || '' = 'failed'")
+    return sa.Index(name, sa.text(when), sqlite_where=where, postgresql_where=where)
+
+
 studies = sa.Table(
     "studies",
     metadata,
@@ -139,6 +145,7 @@ studies = sa.Table(
         postgresql_where=sa.text("due_at IS NOT NULL"),
     ),
     sa.Index("ix_studies_state", "state"),
+    _of_failed("ix_studies_failed_at", "failed_at"),
     sa.Index("ix_studies_received_at", "received_at"),
     sa.Index("ix_studies_accession_number", "accession_number"),
 )
@@ -179,6 +186,7 @@ instances = sa.Table(
     sa.Index("ix_instances_state_backlog_due_at", "state", "backlog", "due_at"),
     sa.Index("ix_instances_spool_name", "spool_name"),
     sa.Index("ix_instances_received_at", "received_at"),
+    _of_failed("ix_instances_failed_at", "coalesce(finished_at, received_at)"),
 )
 
 # The model's pictures while they wait for it; deleted once they are predicted.
@@ -285,6 +293,7 @@ outbox = sa.Table(
     # Of a study, and is there an earlier one for this destination: asked for each that is due.
     sa.Index("ix_outbox_study_id_destination", "study_id", "destination", "state", "due_at"),
     sa.Index("ix_outbox_transaction_uid", "transaction_uid"),
+    _of_failed("ix_outbox_failed_at", "failed_at"),
 )
 
 # Destinations that are spoken of: a row is locked while its deliveries are claimed.

@@ -34,23 +34,25 @@ JOIN objects m ON m.id = o.object_id
 JOIN studies s ON s.id = o.study_id
 """
 
+# The state is asked for in words that no index of states answers: SQLite would take that one and
+# pass by everything that ever failed, instead of the index of what failed lately.
 FAILURES = """
 CREATE VIEW failures AS
-SELECT COALESCE(i.finished_at, i.received_at) AS failed_at, s.study_instance_uid,
+SELECT coalesce(i.finished_at, i.received_at) AS failed_at, s.study_instance_uid,
        i.sop_instance_uid, 'image' AS what, CAST(NULL AS VARCHAR(255)) AS destination, i.reason
 FROM instances i
 LEFT JOIN studies s ON s.id = i.study_id
-WHERE i.state = 'failed'
+WHERE i.state || '' = 'failed'
 UNION ALL
 SELECT failed_at, study_instance_uid, NULL, 'report', NULL, error
 FROM studies
-WHERE state = 'failed'
+WHERE state || '' = 'failed'
 UNION ALL
 SELECT o.failed_at, s.study_instance_uid, m.sop_instance_uid, 'delivery', o.destination, o.error
 FROM outbox o
 JOIN objects m ON m.id = o.object_id
 JOIN studies s ON s.id = o.study_id
-WHERE o.state = 'failed'
+WHERE o.state || '' = 'failed'
 """
 
 STUDY_TIMES = """
