@@ -99,7 +99,7 @@ def work_columns() -> list[sa.Column[Any]]:
 def _of_failed(name: str, when: str) -> sa.Index:
     """By when they failed, in the very words of the view `failures`, which is read from it."""
     where = sa.text("state || '' = 'failed'")
-    return sa.Index(name, sa.text(when), sqlite_where=where, postgresql_where=where)
+    return sa.Index(name, when, sqlite_where=where, postgresql_where=where)
 
 
 studies = sa.Table(
@@ -186,7 +186,7 @@ instances = sa.Table(
     sa.Index("ix_instances_state_backlog_due_at", "state", "backlog", "due_at"),
     sa.Index("ix_instances_spool_name", "spool_name"),
     sa.Index("ix_instances_received_at", "received_at"),
-    _of_failed("ix_instances_failed_at", "coalesce(finished_at, received_at)"),
+    _of_failed("ix_instances_failed_at", "finished_at"),
 )
 
 # The model's pictures while they wait for it; deleted once they are predicted.

@@ -38,7 +38,7 @@ JOIN studies s ON s.id = o.study_id
 # pass by everything that ever failed, instead of the index of what failed lately.
 FAILURES = """
 CREATE VIEW failures AS
-SELECT coalesce(i.finished_at, i.received_at) AS failed_at, s.study_instance_uid,
+SELECT i.finished_at AS failed_at, s.study_instance_uid,
        i.sop_instance_uid, 'image' AS what, CAST(NULL AS VARCHAR(255)) AS destination, i.reason
 FROM instances i
 LEFT JOIN studies s ON s.id = i.study_id

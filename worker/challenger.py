@@ -61,16 +61,22 @@ class Challenger:
             state = ComparisonState.SKIPPED
             self._record(database, [self._compared(it, state=state, reason=BUSY) for it in excess])
 
-    def work(self, database: Database, is_needed_elsewhere: Callable[[], bool]) -> int:
-        """Judge what waits until the champion has work again; returns how many. Never raises."""
-        done = 0
+    def work(
+        self, database: Database, is_needed_elsewhere: Callable[[], bool], *, within_s: float
+    ) -> bool:
+        """Judge what waits until the champion has work again, or the time is over.
+
+        Returns whether the time was over while pictures waited. Never raises.
+        """
+        deadline = time.monotonic() + within_s
         try:
             while self._waiting and not is_needed_elsewhere():
                 self._record(database, [self._judge(self._waiting.popleft())])
-                done += 1
+                if time.monotonic() > deadline:
+                    return bool(self._waiting)
         except Exception as error:  # whatever it is, images go on
             _log.error("challenger stopped for now: %s", log.where(error))
-        return done
+        return False
 
     def _judge(self, judged: Judged) -> Comparison:
         started = time.perf_counter()

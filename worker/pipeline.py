@@ -8,6 +8,7 @@ instruction; the row's lease then ends and another worker starts it again.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import sqlalchemy as sa
@@ -64,7 +65,9 @@ def infer(
         ahead=True,
     )
     if challenger is not None:
-        challenger.work(services.database, lambda: _any_waits(services))
+        waits = partial(_any_waits, services)
+        if challenger.work(services.database, waits, within_s=DRAIN_S):
+            services.notify(INFER.name, "")  # goes on behind what came meanwhile
     return done
 
 

@@ -174,6 +174,23 @@ def test_it_stops_as_soon_as_an_image_waits(
     assert (champion.asked, other[1].asked) == (4, 4)
 
 
+def test_it_lets_go_of_the_process_after_a_while_and_is_woken_again(
+    services: Services, other: tuple[Challenger, Says], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "DRAIN_S", -1.0)
+    woken: list[str] = []
+    services = replace(services, notify=lambda stage, key: woken.append(stage))
+    _wait(services.database, 3)
+    pipeline.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
+    assert other[1].asked == 1
+    assert woken[-1] == "infer"
+    woken.clear()
+    pipeline.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
+    pipeline.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
+    assert other[1].asked == 3
+    assert woken == ["infer"]
+
+
 def test_when_too_many_wait_the_oldest_are_skipped_and_counted(
     services: Services, other: tuple[Challenger, Says], monkeypatch: pytest.MonkeyPatch
 ) -> None:
