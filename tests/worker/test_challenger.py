@@ -303,6 +303,7 @@ def test_one_that_cannot_be_loaded_is_none_and_check_says_why(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_two_real_models_run_side_by_side_in_a_running_system(
     bundle: Bundle, tmp_path: Path
 ) -> None:

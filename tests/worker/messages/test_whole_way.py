@@ -15,6 +15,7 @@ from tests.worker.messages.test_webhook import Receiver
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_a_study_is_told_corrected_and_withdrawn(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"whsec_{base64.b64encode(bytes(32)).decode()}")
     webhook = Receiver()
