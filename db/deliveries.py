@@ -28,10 +28,6 @@ class DueDelivery:
     series_instance_uid: str
     transfer_syntax_uid: str
 
-    @property
-    def is_message(self) -> bool:
-        return not self.sop_class_uid
-
 
 @dataclass(frozen=True, kw_only=True)
 class MadeObject:

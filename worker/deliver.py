@@ -26,7 +26,7 @@ from dicom_io.sr_report import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
 from dicom_io.stow import WebPeer
 from worker import log
 from worker.destinations import Recipient
-from worker.messages import mllp, webhook
+from worker.messages import made, mllp, webhook
 from worker.messages.address import MllpDestination, WebhookDestination
 from worker.patience import REFUSALS_MAX, backoff_s, is_too_old
 from worker.services import Services
@@ -101,10 +101,10 @@ def _deliver(services: Services, recipient: Recipient, peer: Peer, delivery: Due
             or (not peer.accepts(COMPREHENSIVE_3D_SR) and peer.accepts(COMPREHENSIVE_SR))
         ):
             delivery, may_convert = _converted(services, delivery), False
-        result = _store(services, peer, delivery)
+        result = _store(services, recipient, peer, delivery)
         if may_convert and result.status == SOP_CLASS_NOT_SUPPORTED:
             delivery = _converted(services, delivery)
-            result = _store(services, peer, delivery)
+            result = _store(services, recipient, peer, delivery)
     except DicomError as error:  # it holds what a Comprehensive SR may not
         result = _failure(delivery, f"cannot be converted: {error}", refused=True)
     if result.error is None:
@@ -122,12 +122,14 @@ def _deliver(services: Services, recipient: Recipient, peer: Peer, delivery: Due
     return False
 
 
-def _store(services: Services, peer: Peer, delivery: DueDelivery) -> SendResult:
+def _store(
+    services: Services, recipient: Recipient, peer: Peer, delivery: DueDelivery
+) -> SendResult:
     with services.database.read() as tx:
         payload = deliveries.payload(tx, delivery.object_id)
     if payload is None:
         return _failure(delivery, "its study was erased")
-    if delivery.is_message != isinstance(peer, mllp.MllpPeer | webhook.WebhookPeer):
+    if not made.fits(recipient.address, payload):
         error = "made for another kind of destination: its name had another meaning then"
         return _failure(delivery, error, refused=True)
     return peer.store(
@@ -156,7 +158,7 @@ def _converted(services: Services, delivery: DueDelivery) -> DueDelivery:
         return delivery
     uid = str(generate_uid(prefix=None))
     references = [(it.sop_class_uid, it.sop_instance_uid) for it in earlier]
-    made = BuiltObject(
+    converted = BuiltObject(
         kind=delivery.kind,
         sop_class_uid=COMPREHENSIVE_SR,
         sop_instance_uid=uid,
@@ -166,7 +168,7 @@ def _converted(services: Services, delivery: DueDelivery) -> DueDelivery:
         destinations=(),
     )
     with database.begin() as tx:
-        object_id = known or deliveries.insert_conversion(tx, delivery, made)
+        object_id = known or deliveries.insert_conversion(tx, delivery, converted)
         return deliveries.deliver_instead(tx, delivery.held, object_id)
 
 

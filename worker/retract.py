@@ -75,8 +75,9 @@ def _notes(
         if holders and objects:
             notes.append(_note(objects, holders, reason, now))
         if messages:  # the newest is what stands there
-            told = [it for it in takers if it.takes_messages]
-            notes += [made.withdrawal(it, messages[-1].payload, reason, now) for it in told]
+            sent = messages[-1].payload
+            told = [it for it in takers if it.takes_messages and made.fits(it.address, sent)]
+            notes += [made.withdrawal(it, sent, reason, now) for it in told]
     return notes
 
 

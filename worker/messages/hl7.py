@@ -55,7 +55,7 @@ def oru(told: Told, address: MllpDestination, uid: str) -> bytes:
 
 def withdrawal(sent: bytes, address: MllpDestination, uid: str, now: datetime) -> bytes:
     """The message that was sent, said once more with every result posted as wrong (OBX-11 W)."""
-    text = sent.decode(address.character_set)
+    text = sent.decode(_character_set_of(sent))
     message = parse_message(text, validation_level=VALIDATION_LEVEL.TOLERANT)
     _msh(message, now, address, uid)
     order = message.ORU_R01_PATIENT_RESULT.ORU_R01_ORDER_OBSERVATION
@@ -63,6 +63,12 @@ def withdrawal(sent: bytes, address: MllpDestination, uid: str, now: datetime) -
     for observation in order.ORU_R01_OBSERVATION:
         _fill(observation.OBX, {11: POSTED_AS_WRONG})
     return _encoded(message, address)
+
+
+def _character_set_of(message: bytes) -> str:
+    """As its MSH-18 says: the settings may have changed since it was sent."""
+    named = message.split(b"\r")[0].split(b"|")[17].decode()
+    return next(name for name, said in _CHARSETS.items() if said == named)
 
 
 def control_id(uid: str) -> str:

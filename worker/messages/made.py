@@ -9,7 +9,7 @@ from db.reports import BuiltObject
 from db.tables import ObjectKind
 from dicom_io.rejection import Reason
 from dicom_io.sr_report import StudyReport
-from worker.destinations import Recipient
+from worker.destinations import Address, Recipient
 from worker.messages import hl7, webhook
 from worker.messages.address import MllpDestination, WebhookDestination
 from worker.messages.content import told
@@ -57,6 +57,15 @@ def withdrawal(recipient: Recipient, sent: bytes, reason: Reason, now: datetime)
     else:
         payload = webhook.withdrawal_body(sent, reason.value, now)
     return _message(recipient, uid, payload, ObjectKind.REJECTION)
+
+
+def fits(address: Address, payload: bytes) -> bool:
+    """Whether an object was made for this kind of destination: a name may have got another one."""
+    if isinstance(address, MllpDestination):
+        return payload.startswith(b"MSH")
+    if isinstance(address, WebhookDestination):
+        return payload.startswith(b"{")
+    return not payload.startswith((b"MSH", b"{"))  # a Part 10 file begins with its preamble
 
 
 def _message(

@@ -135,6 +135,15 @@ def test_a_withdrawal_posts_every_result_as_wrong(tmp_path: Path) -> None:
     ]
 
 
+def test_a_withdrawal_reads_what_was_sent_in_the_characters_that_it_was_sent_in() -> None:
+    known = replace(TOLD, patient=replace(TOLD.patient, name=("Müller",)))
+    for before, after in (("utf-8", "latin-1"), ("latin-1", "utf-8"), ("utf-8", "ascii")):
+        sent = oru(known, replace(ADDRESS, character_set=before), "2.25.1")  # type: ignore[arg-type]
+        now = replace(ADDRESS, character_set=after)  # type: ignore[arg-type]
+        read = _read(withdrawal(sent, now, "2.25.2", TOLD.created_at), after)
+        assert _field(read, "PID", 5) == ("M?ller" if after == "ascii" else "Müller")
+
+
 def test_only_what_the_destination_needs_of_the_patient_is_named() -> None:
     message = oru(TOLD, replace(ADDRESS, patient=("id",)), "2.25.1")
     read = _read(message)

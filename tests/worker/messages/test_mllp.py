@@ -7,14 +7,14 @@ from pathlib import Path
 import hl7
 import pytest
 
-from dicom_io.destination import Tls
+from dicom_io.destination import Destination, Tls
 from tests.support.hl7_receiver import Hl7Receiver, hl7_receiver
 from tests.support.outbox import Outbox
 from tests.support.tls import make_certificate
 from worker import deliver
-from worker.destinations import MESSAGES, Recipient
+from worker.destinations import DICOM_OBJECTS, MESSAGES, Recipient
 from worker.messages import mllp
-from worker.messages.address import MllpDestination
+from worker.messages.address import MllpDestination, WebhookDestination
 
 
 @pytest.fixture
@@ -170,11 +170,15 @@ def test_over_tls_the_certificate_is_checked(tmp_path: Path) -> None:
         assert len(receiver.received) == 1
 
 
+@pytest.mark.parametrize("was", ["an archive", "a webhook"])
 def test_what_was_made_for_another_kind_of_destination_is_not_sent(
-    receiver: Hl7Receiver, tmp_path: Path
+    receiver: Hl7Receiver, tmp_path: Path, was: str
 ) -> None:
-    dicom = replace(Recipient(name="ris", address=_recipient(1).address))
-    waiting = Outbox(tmp_path, dicom)  # the name meant an archive when the report was made
+    old: Destination | WebhookDestination = Destination(ae_title="A", host="h", port=1)
+    if was == "a webhook":
+        old = WebhookDestination(url="https://a.example/x", secret_file=tmp_path)
+    objects = MESSAGES if was == "a webhook" else DICOM_OBJECTS
+    waiting = Outbox(tmp_path, Recipient(name="ris", address=old, objects=objects))
     waiting.add_report(1)
     settings = waiting.services.settings
     now = settings.model_copy(update={"destinations": (_recipient(receiver.port),)})
