@@ -78,7 +78,8 @@ def ask_again(tx: Transaction, held: Claim, *, error: str, retry_in_s: float) ->
 
 def record_unanswered(tx: Transaction, held: Claim, error: str) -> None:
     """Give up asking: whether the object is there is not known. Raises LeaseLost."""
-    complete(tx, COMMIT, held, {"state": DeliveryState.FAILED, "error": error})
+    values = {"state": DeliveryState.FAILED, "error": error, "failed_at": tx.now}
+    complete(tx, COMMIT, held, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,7 @@ def record_answer(
             counts["given_up" if give_up else "to_be_sent_again"] += 1
             values = {
                 "state": DeliveryState.FAILED if give_up else DeliveryState.PENDING,
+                "failed_at": tx.now if give_up else None,
                 "due_at": None if give_up else tx.now + timedelta(seconds=retry_in_s),
                 "error": f"not committed: {failed[row.sop_instance_uid]}",
                 "refusals": row.refusals + 1,

@@ -170,7 +170,8 @@ def record_refusal(tx: Transaction, held: Claim) -> None:
 
 def record_delivery_failure(tx: Transaction, held: Claim, error: str) -> None:
     """Give a delivery up; `retry` starts it anew. Raises LeaseLost."""
-    complete(tx, DELIVER, held, {"state": DeliveryState.FAILED, "error": error})
+    values = {"state": DeliveryState.FAILED, "error": error, "failed_at": tx.now}
+    complete(tx, DELIVER, held, values)
 
 
 def postpone(tx: Transaction, held: Claim, *, error: str, retry_in_s: float) -> None:

@@ -13,6 +13,7 @@ from db.engine import Transaction
 from db.tables import (
     DeliveryState,
     ObjectKind,
+    comparisons,
     conflicts,
     erased_files,
     erasures,
@@ -99,7 +100,7 @@ def erase(tx: Transaction, study_instance_uid: str, *, erased_by: str) -> list[s
     tx.conn.execute(sa.delete(objects).where(objects.c.study_id == id_, converted))
     for table in (objects, reports, feedback):
         tx.conn.execute(sa.delete(table).where(table.c.study_id == id_))
-    for table in (conflicts, pixels):
+    for table in (comparisons, conflicts, pixels):
         tx.conn.execute(sa.delete(table).where(table.c.instance_id.in_(own)))
     tx.conn.execute(sa.delete(instances).where(instances.c.study_id == id_))
     tx.conn.execute(sa.delete(studies).where(studies.c.id == id_))

@@ -87,6 +87,13 @@ study_feedback = _view(
     model_version""",
 )
 
+model_comparisons = _view(
+    "model_comparisons",
+    """created_at study_instance_uid sop_instance_uid state reason champion_name champion_version
+    champion_probability champion_band champion_s challenger_name challenger_version
+    challenger_probability challenger_band challenger_s""",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResultFilter:
@@ -359,7 +366,7 @@ def _report_events(tx: Transaction, study_id: int) -> list[Event]:
         elif row.error is not None or row.state == DeliveryState.FAILED:
             what = "delivery failed" if row.state == DeliveryState.FAILED else "delivery waits"
             detail = f"{row.destination}: {row.error}"
-            at = row.due_at or row.created_at
+            at = row.due_at or row.failed_at or row.created_at
             events.append(Event(at=at, what=what, sop_instance_uid=uid, detail=detail))
     return events
 

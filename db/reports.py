@@ -1,5 +1,6 @@
 """What the report stage reads and writes: a study as one snapshot, and its report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,8 @@ class StudySnapshot:
     instances: tuple[InstanceSnapshot, ...]
     newest_report: EarlierReport | None
     saliency_uids: frozenset[str]  # SOP instances of pictures that were made already
+    told: frozenset[str]  # destinations that a message of an earlier report was for
+    patient_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class StudyResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltObject:
-    """One DICOM object that we made: a Part 10 file, and where it goes."""
+    """One object that we made, and where it goes: a Part 10 file, or a message (no SOP class)."""
 
     kind: ObjectKind
     sop_class_uid: str
@@ -88,7 +91,7 @@ class BuiltObject:
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltReport:
-    """A study's report: its SR, then its saliency images, in the order in which they leave."""
+    """A study's report: its SR, its saliency images, its messages; so they leave."""
 
     predecessor_uid: str | None
     content_digest: str
@@ -97,7 +100,7 @@ class BuiltReport:
     def __post_init__(self) -> None:
         kinds = [made.kind for made in self.objects]
         if kinds[:1] != [ObjectKind.SR] or ObjectKind.SR in kinds[1:]:
-            raise ValueError(f"a report is one SR and then its images, not {kinds}")
+            raise ValueError(f"a report is one SR and then what belongs to it, not {kinds}")
 
     @property
     def sr(self) -> BuiltObject:
@@ -133,6 +136,11 @@ def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
     pictures = sa.select(objects.c.sop_instance_uid).where(
         objects.c.study_id == study_id, objects.c.kind == ObjectKind.SALIENCY
     )
+    told = (
+        sa.select(outbox.c.destination)
+        .join(objects, objects.c.id == outbox.c.object_id)
+        .where(outbox.c.study_id == study_id, objects.c.kind == ObjectKind.MESSAGE)
+    )
     return StudySnapshot(
         study_instance_uid=study.study_instance_uid,
         revision=study.revision,
@@ -148,6 +156,8 @@ def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
             content_digest=newest.content_digest,
         ),
         saliency_uids=frozenset(tx.conn.execute(pictures).scalars()),
+        told=frozenset(tx.conn.execute(told).scalars()),
+        patient_id=study.patient_id,
     )
 
 
@@ -234,9 +244,15 @@ def insert_object(
     return object_id
 
 
-def record_report_failure(tx: Transaction, held: Claim, error: str) -> None:
-    """Give a study's report up; a later arrival or outcome starts it anew."""
-    complete(tx, REPORT, held, {"state": StudyState.FAILED, "error": error})
+def record_report_failure(
+    tx: Transaction, held: Claim, error: str, messages: Sequence[BuiltObject] = ()
+) -> None:
+    """Give a study's report up, and queue who is told so; a later arrival or outcome starts it
+    anew. Raises LeaseLost.
+    """
+    complete(tx, REPORT, held, {"state": StudyState.FAILED, "error": error, "failed_at": tx.now})
+    for message in messages:
+        insert_object(tx, held.id, None, message)
 
 
 def _instance(row: sa.Row[Any]) -> InstanceSnapshot:

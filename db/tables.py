@@ -49,6 +49,7 @@ class ObjectKind(StrEnum):
     SR = "sr"
     SALIENCY = "saliency"
     REJECTION = "rejection"
+    MESSAGE = "message"  # for a destination that takes no DICOM
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -95,6 +96,12 @@ def work_columns() -> list[sa.Column[Any]]:
     ]
 
 
+def _of_failed(name: str, when: str) -> sa.Index:
+    """By when they failed, in the very words of the view `failures`, which is read from it."""
+    where = sa.text("state || '' = 'failed'")
+    return sa.Index(name, when, sqlite_where=where, postgresql_where=where)
+
+
 studies = sa.Table(
     "studies",
     metadata,
@@ -119,6 +126,7 @@ studies = sa.Table(
     sa.Column("last_arrival_at", UtcDateTime, nullable=False),
     sa.Column("reported_at", UtcDateTime),
     sa.Column("delivered_at", UtcDateTime),
+    sa.Column("failed_at", UtcDateTime),  # its report was last given up
     sa.Column("intended_use", sa.String(16)),
     sa.Column("probability", sa.Float),
     sa.Column("band", sa.String(16)),
@@ -145,6 +153,7 @@ studies = sa.Table(
         postgresql_where=sa.text("purged_at IS NULL"),
     ),
     sa.Index("ix_studies_state", "state"),
+    _of_failed("ix_studies_failed_at", "failed_at"),
     sa.Index("ix_studies_received_at", "received_at"),
     sa.Index("ix_studies_accession_number", "accession_number"),
 )
@@ -186,6 +195,7 @@ instances = sa.Table(
     sa.Index("ix_instances_state_backlog_due_at", "state", "backlog", "due_at"),
     sa.Index("ix_instances_spool_name", "spool_name"),
     sa.Index("ix_instances_received_at", "received_at"),
+    _of_failed("ix_instances_failed_at", "finished_at"),
 )
 
 # The model's pictures while they wait for it; deleted once they are predicted.
@@ -197,6 +207,29 @@ pixels = sa.Table(
     sa.Column("rows", sa.Integer, nullable=False),
     sa.Column("columns", sa.Integer, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),  # uint8, rows x columns
+)
+
+# A second model's answers on the same pictures, beside the answers that count as they then stood.
+comparisons = sa.Table(
+    "comparisons",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("instance_id", Id, sa.ForeignKey("instances.id"), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("champion_name", sa.String(64), nullable=False),
+    sa.Column("champion_version", sa.String(32), nullable=False),
+    sa.Column("champion_probability", sa.Float),
+    sa.Column("champion_band", sa.String(16)),
+    sa.Column("champion_s", sa.Float, nullable=False),
+    sa.Column("challenger_name", sa.String(64), nullable=False),
+    sa.Column("challenger_version", sa.String(32), nullable=False),
+    sa.Column("challenger_probability", sa.Float),
+    sa.Column("challenger_band", sa.String(16)),
+    sa.Column("challenger_s", sa.Float),
+    sa.UniqueConstraint("instance_id", "challenger_name", "challenger_version"),
+    sa.Index("ix_comparisons_created_at", "created_at"),
 )
 
 # Files that came under a SOP Instance UID that was taken by other pixels: kept, never analysed.
@@ -225,7 +258,8 @@ reports = sa.Table(
     sa.UniqueConstraint("study_id", "revision"),
 )
 
-# What we made, byte for byte as it is sent: built once, never changed.
+# What we made, byte for byte as it is sent: built once, never changed. A message has a UID of its
+# own as well, and is of no SOP class.
 objects = sa.Table(
     "objects",
     metadata,
@@ -239,7 +273,7 @@ objects = sa.Table(
     sa.Column("sop_instance_uid", Uid, nullable=False, unique=True),
     sa.Column("series_instance_uid", Uid, nullable=False),
     sa.Column("transfer_syntax_uid", Uid, nullable=False),
-    sa.Column("payload", sa.LargeBinary, nullable=False),  # a Part 10 file
+    sa.Column("payload", sa.LargeBinary, nullable=False),  # a Part 10 file, or a message
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("converted_from_id", "sop_class_uid"),
     sa.Index("ix_objects_study_id", "study_id"),
@@ -257,6 +291,7 @@ outbox = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("sent_at", UtcDateTime),
     sa.Column("committed_at", UtcDateTime),
+    sa.Column("failed_at", UtcDateTime),  # last given up
     # How often the destination said no: to the object, or to the commitment for it.
     sa.Column("refusals", sa.Integer, nullable=False, default=0),
     sa.Column("transaction_uid", Uid),  # of the last request for storage commitment
@@ -267,6 +302,7 @@ outbox = sa.Table(
     # Of a study, and is there an earlier one for this destination: asked for each that is due.
     sa.Index("ix_outbox_study_id_destination", "study_id", "destination", "state", "due_at"),
     sa.Index("ix_outbox_transaction_uid", "transaction_uid"),
+    _of_failed("ix_outbox_failed_at", "failed_at"),
 )
 
 # Destinations that are spoken of: a row is locked while its deliveries are claimed.

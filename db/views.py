@@ -34,22 +34,25 @@ JOIN objects m ON m.id = o.object_id
 JOIN studies s ON s.id = o.study_id
 """
 
+# The state is asked for in words that no index of states answers: SQLite would take that one and
+# pass by everything that ever failed, instead of the index of what failed lately.
 FAILURES = """
 CREATE VIEW failures AS
-SELECT COALESCE(i.finished_at, i.received_at) AS failed_at, s.study_instance_uid,
+SELECT i.finished_at AS failed_at, s.study_instance_uid,
        i.sop_instance_uid, 'image' AS what, CAST(NULL AS VARCHAR(255)) AS destination, i.reason
 FROM instances i
 LEFT JOIN studies s ON s.id = i.study_id
-WHERE i.state = 'failed'
+WHERE i.state || '' = 'failed'
 UNION ALL
-SELECT last_arrival_at, study_instance_uid, NULL, 'report', NULL, error
+SELECT failed_at, study_instance_uid, NULL, 'report', NULL, error
 FROM studies
-WHERE state = 'failed'
+WHERE state || '' = 'failed'
 UNION ALL
-SELECT s.reported_at, d.study_instance_uid, d.sop_instance_uid, 'delivery', d.destination, d.error
-FROM deliveries d
-JOIN studies s ON s.study_instance_uid = d.study_instance_uid
-WHERE d.state = 'failed'
+SELECT o.failed_at, s.study_instance_uid, m.sop_instance_uid, 'delivery', o.destination, o.error
+FROM outbox o
+JOIN objects m ON m.id = o.object_id
+JOIN studies s ON s.id = o.study_id
+WHERE o.state || '' = 'failed'
 """
 
 STUDY_TIMES = """
@@ -85,6 +88,17 @@ FROM feedback f
 JOIN studies s ON s.id = f.study_id
 """
 
+MODEL_COMPARISONS = """
+CREATE VIEW model_comparisons AS
+SELECT c.created_at, s.study_instance_uid, i.sop_instance_uid, c.state, c.reason,
+       c.champion_name, c.champion_version, c.champion_probability, c.champion_band, c.champion_s,
+       c.challenger_name, c.challenger_version, c.challenger_probability, c.challenger_band,
+       c.challenger_s
+FROM comparisons c
+JOIN instances i ON i.id = c.instance_id
+LEFT JOIN studies s ON s.id = i.study_id
+"""
+
 VIEWS = {
     "study_results": STUDY_RESULTS,
     "instance_results": INSTANCE_RESULTS,
@@ -93,6 +107,7 @@ VIEWS = {
     "study_times": STUDY_TIMES,
     "instance_times": INSTANCE_TIMES,
     "study_feedback": STUDY_FEEDBACK,
+    "model_comparisons": MODEL_COMPARISONS,
 }
 
 # SECONDS(from, to): the one thing that the two databases say in different words.

@@ -89,14 +89,15 @@ class WebDestination:
             raise ValueError("expected a URL without user, password, query or fragment")
         if not parts.path.rstrip("/").endswith("/studies"):
             raise ValueError(f"{self.url!r}: expected a path that ends with /studies")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise ValueError(f"{self.url!r}: expected https; http only to this very machine")
 
     def __str__(self) -> str:
         return self.url
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this very machine, by address or as `localhost`."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -51,13 +51,14 @@ class SendResult:
     """What became of one object: `error` is None when the destination has it.
 
     status: the C-STORE status (PS3.4 B.2.3), None where none came. refused: the destination has
-    looked at the object and does not take it.
+    looked at the object and does not take it. final: nor would it the next time.
     """
 
     sop_instance_uid: str
     status: int | None
     error: str | None
     refused: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from dicom_io.scu import SendObject, SendResult
 ANSWER_BYTES_MAX = 1 << 20
 _OK, _ACCEPTED, _SERVER_ERROR = 200, 202, 500
 # Of the destination, not of the object: what waits is left alone for a while.
-_NOT_NOW = {401, 403, 404, 407, 408, 425, 429}
+NOT_NOW = {401, 403, 404, 407, 408, 425, 429}
 
 _FAILED_SOP_SEQUENCE = "00081198"
 _FAILURE_REASON = "00081197"
@@ -68,11 +68,11 @@ class WebPeer:
             finally:
                 response.close()  # a connection that was read to its end is kept all the same
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise DestinationUnavailable(_why(error)) from error
+            raise DestinationUnavailable(describe_error(error)) from error
 
     def _result(self, uid: str, http_status: int, answer: bytes) -> SendResult:
         redirected = http_status // 100 == 3  # noqa: PLR2004
-        if http_status in _NOT_NOW or http_status >= _SERVER_ERROR or redirected:
+        if http_status in NOT_NOW or http_status >= _SERVER_ERROR or redirected:
             raise DestinationUnavailable(f"answers with HTTP {http_status}")
         reason = _failure_reason(answer, uid)
         if reason is not None:
@@ -140,7 +140,7 @@ def _value(item: Any, tag: str) -> Any:
     return (item.get(tag, {}).get("Value") or [None])[0]
 
 
-def _why(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What went wrong, without the address, which the caller names."""
     reason = getattr(error, "reason", None)
     if isinstance(error, urllib3.exceptions.SSLError) or "CERTIFICATE" in str(reason):

@@ -2,11 +2,11 @@
 
 A destination that cannot be used is left alone for a while that doubles with each failure,
 jittered, up to an hour, for as long as DELIVERY_AGE_MAX_DAYS: a PACS may be down for days.
-An object that a reachable destination refuses is tried REFUSALS_MAX times.
+An object that a reachable destination refuses is tried REFUSALS_MAX times, or once if the
+destination says that it will never take it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from pydicom.uid import generate_uid
 
@@ -19,13 +19,15 @@ from db.tables import ObjectKind
 from dicom_io import scu, stow
 from dicom_io.comprehensive import as_comprehensive
 from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN
-from dicom_io.destination import WebDestination
+from dicom_io.destination import Destination, WebDestination
 from dicom_io.errors import DestinationUnavailable, DicomError
 from dicom_io.scu import SendObject, SendResult, StoragePeer
 from dicom_io.sr_report import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
 from dicom_io.stow import WebPeer
 from worker import log
 from worker.destinations import Recipient
+from worker.messages import made, mllp, webhook
+from worker.messages.address import MllpDestination, WebhookDestination
 from worker.patience import REFUSALS_MAX, backoff_s, is_too_old
 from worker.services import Services
 
@@ -35,6 +37,8 @@ OBJECTS_PER_ASSOCIATION_MAX = 50
 SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
 
 _log = log.get("deliver")
+
+Peer = StoragePeer | WebPeer | mllp.MllpPeer | webhook.WebhookPeer
 
 
 def deliver(services: Services, name: str) -> int:
@@ -70,25 +74,25 @@ def deliver(services: Services, name: str) -> int:
     return accepted
 
 
-@contextmanager
 def _peer(
     services: Services, recipient: Recipient, due: list[DueDelivery]
-) -> Iterator[StoragePeer | WebPeer]:
-    if isinstance(recipient.address, WebDestination):
-        with stow.storing(recipient.address) as web:
-            yield web
-        return
-    proposed = {(it.sop_class_uid, it.transfer_syntax_uid): None for it in due}
-    if any(it.sop_class_uid == COMPREHENSIVE_3D_SR for it in due):
-        proposed[COMPREHENSIVE_SR, EXPLICIT_VR_LITTLE_ENDIAN] = None
-    aet = recipient.calling_ae_title or services.settings.ae_title
-    with scu.storing(list(proposed), recipient.address, aet) as peer:
-        yield peer
+) -> AbstractContextManager[Peer]:
+    match recipient.address:
+        case Destination() as scp:
+            proposed = {(it.sop_class_uid, it.transfer_syntax_uid): None for it in due}
+            if any(it.sop_class_uid == COMPREHENSIVE_3D_SR for it in due):
+                proposed[COMPREHENSIVE_SR, EXPLICIT_VR_LITTLE_ENDIAN] = None
+            aet = recipient.calling_ae_title or services.settings.ae_title
+            return scu.storing(list(proposed), scp, aet)
+        case WebDestination() as server:
+            return stow.storing(server)
+        case MllpDestination() as receiver:
+            return mllp.storing(receiver)
+        case WebhookDestination() as listener:
+            return webhook.storing(listener)
 
 
-def _deliver(
-    services: Services, recipient: Recipient, peer: StoragePeer | WebPeer, delivery: DueDelivery
-) -> bool:
+def _deliver(services: Services, recipient: Recipient, peer: Peer, delivery: DueDelivery) -> bool:
     """Send one object, in the SOP class that the destination takes, and record what it said."""
     may_convert = delivery.kind == ObjectKind.SR and delivery.sop_class_uid == COMPREHENSIVE_3D_SR
     try:
@@ -97,10 +101,10 @@ def _deliver(
             or (not peer.accepts(COMPREHENSIVE_3D_SR) and peer.accepts(COMPREHENSIVE_SR))
         ):
             delivery, may_convert = _converted(services, delivery), False
-        result = _store(services, peer, delivery)
+        result = _store(services, recipient, peer, delivery)
         if may_convert and result.status == SOP_CLASS_NOT_SUPPORTED:
             delivery = _converted(services, delivery)
-            result = _store(services, peer, delivery)
+            result = _store(services, recipient, peer, delivery)
     except DicomError as error:  # it holds what a Comprehensive SR may not
         result = _failure(delivery, f"cannot be converted: {error}", refused=True)
     if result.error is None:
@@ -113,15 +117,21 @@ def _deliver(
         result.error,
         backoff_s(delivery.held.attempts),
         refused=result.refused,
+        final=result.final,
     )
     return False
 
 
-def _store(services: Services, peer: StoragePeer | WebPeer, delivery: DueDelivery) -> SendResult:
+def _store(
+    services: Services, recipient: Recipient, peer: Peer, delivery: DueDelivery
+) -> SendResult:
     with services.database.read() as tx:
         payload = deliveries.payload(tx, delivery.object_id)
     if payload is None:
         return _failure(delivery, "its study was erased")
+    if not made.fits(recipient.address, payload):
+        error = "made for another kind of destination: its name had another meaning then"
+        return _failure(delivery, error, refused=True)
     return peer.store(
         SendObject(
             sop_class_uid=delivery.sop_class_uid,
@@ -148,7 +158,7 @@ def _converted(services: Services, delivery: DueDelivery) -> DueDelivery:
         return delivery
     uid = str(generate_uid(prefix=None))
     references = [(it.sop_class_uid, it.sop_instance_uid) for it in earlier]
-    made = BuiltObject(
+    converted = BuiltObject(
         kind=delivery.kind,
         sop_class_uid=COMPREHENSIVE_SR,
         sop_instance_uid=uid,
@@ -158,7 +168,7 @@ def _converted(services: Services, delivery: DueDelivery) -> DueDelivery:
         destinations=(),
     )
     with database.begin() as tx:
-        object_id = known or deliveries.insert_conversion(tx, delivery, made)
+        object_id = known or deliveries.insert_conversion(tx, delivery, converted)
         return deliveries.deliver_instead(tx, delivery.held, object_id)
 
 
@@ -188,10 +198,16 @@ def _postpone_all(services: Services, name: str, due: list[DueDelivery], error: 
 
 
 def _put_back(
-    services: Services, delivery: DueDelivery, error: str, wait_s: float, *, refused: bool = False
+    services: Services,
+    delivery: DueDelivery,
+    error: str,
+    wait_s: float,
+    *,
+    refused: bool = False,
+    final: bool = False,
 ) -> None:
-    """Try an object again after a while, or never: when refused too often, or too old."""
-    give_up = refused and delivery.refusals + 1 >= REFUSALS_MAX
+    """Try an object again after a while, or never: refused for good or too often, or too old."""
+    give_up = final or (refused and delivery.refusals + 1 >= REFUSALS_MAX)
     try:
         with services.database.begin() as tx:
             if refused:

@@ -10,9 +10,27 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from db.tables import ObjectKind
 from dicom_io.destination import Destination, Tls, WebDestination
+from worker.messages.address import (
+    PATIENT_PARTS,
+    CharacterSet,
+    Event,
+    MllpDestination,
+    PatientPart,
+    WebhookDestination,
+    read_secret,
+)
 
 FILE_BYTES_MAX = 1 << 20
 SrClass = Literal["comprehensive-3d", "comprehensive"]
+Address = Destination | WebDestination | MllpDestination | WebhookDestination
+KINDS: dict[type, str] = {
+    Destination: "dicom",
+    WebDestination: "stow",
+    MllpDestination: "hl7",
+    WebhookDestination: "webhook",
+}
+DICOM_OBJECTS = frozenset({ObjectKind.SR, ObjectKind.SALIENCY, ObjectKind.REJECTION})
+MESSAGES = frozenset({ObjectKind.MESSAGE, ObjectKind.REJECTION})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +38,8 @@ class Recipient:
     """One destination: its name in the outbox, where it is, and what goes there."""
 
     name: str
-    address: Destination | WebDestination
-    objects: frozenset[ObjectKind] = frozenset(ObjectKind)
+    address: Address
+    objects: frozenset[ObjectKind] = DICOM_OBJECTS
     sr_class: SrClass = "comprehensive-3d"
     storage_commitment: bool = False
     calling_ae_title: str | None = None  # None: CXR_AE_TITLE
@@ -29,7 +47,12 @@ class Recipient:
 
     @property
     def kind(self) -> str:
-        return "stow" if isinstance(self.address, WebDestination) else "dicom"
+        return KINDS[type(self.address)]
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether it is told of results in messages instead of DICOM objects."""
+        return ObjectKind.MESSAGE in self.objects
 
     def __str__(self) -> str:
         return self.name
@@ -98,8 +121,6 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, str_strip_whitespace=True)
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[\w.@:+/-]+$")
-    objects: list[Literal["sr", "saliency", "rejection"]] = ["sr", "saliency", "rejection"]
-    sr_class: SrClass = "comprehensive-3d"
     hold: bool = False
     tls_ca: str | None = None
     tls_cert: str | None = None
@@ -119,6 +140,18 @@ class _Table(BaseModel):
             ) from error
         return tls
 
+    def _tls_if(self, wanted: bool, folder: Path) -> Tls | None:
+        if not wanted and (self.tls_ca or self.tls_cert or self.tls_key):
+            raise ValueError("tls: expected true where tls_ca, tls_cert or tls_key is given")
+        return self._tls(folder) if wanted else None
+
+
+class _ObjectsTable(_Table):
+    """What takes DICOM objects has these as well."""
+
+    objects: list[Literal["sr", "saliency", "rejection"]] = ["sr", "saliency", "rejection"]
+    sr_class: SrClass = "comprehensive-3d"
+
     def _common(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -128,7 +161,7 @@ class _Table(BaseModel):
         }
 
 
-class DicomTable(_Table):
+class DicomTable(_ObjectsTable):
     kind: Literal["dicom"]
     ae_title: str
     host: str
@@ -138,13 +171,11 @@ class DicomTable(_Table):
     storage_commitment: bool = False
 
     def recipient(self, folder: Path) -> Recipient:
-        if not self.tls and (self.tls_ca or self.tls_cert or self.tls_key):
-            raise ValueError("tls: expected true where tls_ca, tls_cert or tls_key is given")
         address = Destination(
             ae_title=self.ae_title,
             host=self.host,
             port=self.port,
-            tls=self._tls(folder) if self.tls else None,
+            tls=self._tls_if(self.tls, folder),
         )
         return Recipient(
             address=address,
@@ -154,7 +185,7 @@ class DicomTable(_Table):
         )
 
 
-class WebTable(_Table):
+class WebTable(_ObjectsTable):
     kind: Literal["stow"]
     url: str
     bearer_token_file: str | None = None
@@ -167,9 +198,56 @@ class WebTable(_Table):
         return Recipient(address=address, **self._common())
 
 
-_TABLE: TypeAdapter[DicomTable | WebTable] = TypeAdapter(
-    Annotated[DicomTable | WebTable, Field(discriminator="kind")]
-)
+HdText = Annotated[str, Field(max_length=180)]  # HL7 v2.5.1, HD: of MSH-3 to MSH-6
+
+
+class Hl7Table(_Table):
+    kind: Literal["hl7"]
+    host: str
+    port: int
+    tls: bool = False
+    receiving_application: HdText = ""
+    receiving_facility: HdText = ""
+    sending_application: HdText = "CXR_WORKER"
+    sending_facility: HdText = ""
+    processing_id: Literal["P", "T", "D"] = "P"
+    character_set: CharacterSet = "utf-8"
+    patient: list[PatientPart] = list(PATIENT_PARTS)
+    assigning_authority: HdText = ""
+
+    def recipient(self, folder: Path) -> Recipient:
+        kept = self.model_dump(exclude={"kind", "name", "hold", "tls_ca", "tls_cert", "tls_key"})
+        kept |= {"tls": self._tls_if(self.tls, folder), "patient": tuple(self.patient)}
+        address = MllpDestination(**kept)
+        return Recipient(name=self.name, address=address, objects=MESSAGES, hold=self.hold)
+
+
+class WebhookTable(_Table):
+    kind: Literal["webhook"]
+    url: str
+    secret_file: str
+    events: list[Event] = ["positive", "review"]
+    patient: bool = False
+
+    def recipient(self, folder: Path) -> Recipient:
+        secret_file = _file(folder, self.secret_file)
+        assert secret_file is not None
+        try:
+            read_secret(secret_file)
+        except OSError as error:
+            raise ValueError(f"secret_file: cannot be read ({error.strerror})") from error
+        address = WebhookDestination(
+            url=self.url,
+            secret_file=secret_file,
+            tls=self._tls(folder),
+            events=tuple(self.events),
+            patient=self.patient,
+        )
+        return Recipient(name=self.name, address=address, objects=MESSAGES, hold=self.hold)
+
+
+Table = DicomTable | WebTable | Hl7Table | WebhookTable
+_TABLE: TypeAdapter[Table] = TypeAdapter(Annotated[Table, Field(discriminator="kind")])
 
 
 def _file(folder: Path, name: str | None) -> Path | None:
@@ -178,9 +256,9 @@ def _file(folder: Path, name: str | None) -> Path | None:
 
 
 def _describe(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"] if part not in ("dicom", "stow"))
+    place = ".".join(str(part) for part in problem["loc"] if part not in KINDS.values())
     if problem["type"].startswith("union_tag"):
-        return "kind: expected dicom or stow"
+        return "kind: expected dicom, stow, hl7 or webhook"
     if problem["type"] == "missing":
         return f"{place}: missing"
     if problem["type"] == "extra_forbidden":

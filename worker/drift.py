@@ -8,6 +8,7 @@ else). Bins are the deciles of what is expected.
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from math import log
 from pathlib import Path
@@ -27,6 +28,7 @@ class Expected:
     shares: tuple[float, ...]
 
 
+@lru_cache(maxsize=4)  # a bundle never changes
 def expected(validation_csv: Path, prevalence: float) -> Expected | None:
     """Bins of the validation set, weighted to a prevalence; None where a bundle has none."""
     try:

@@ -128,7 +128,7 @@ def _assess_database(settings: Settings, health: Health, database: Database) -> 
 
 def _last_24_h(tx: Transaction) -> dict[str, Any]:
     since = tx.now - timedelta(days=1)
-    total = statistics.study_durations(tx, since)["total_s"]
+    total = statistics.total_duration(tx, since)
     failures = statistics.find_failures(tx, since, limit=FAILURES_MAX)
     return {
         "studies": total.count,

@@ -8,6 +8,7 @@ instruction; the row's lease then ends and another worker starts it again.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ from model.bundle import UNLIKE_TRAINING
 from model.predict import Predictor
 from worker import log
 from worker.celery_app import TASK_TIME_LIMIT_S
+from worker.challenger import Challenger, Judged
 from worker.saliency import as_stored
 from worker.services import Services
 
@@ -44,16 +46,34 @@ def prepare(services: Services, sop_instance_uid: str | None) -> int:
     return drain(services, PREPARE, sop_instance_uid, 1, lambda held: _prepare(services, held[0]))
 
 
-def infer(services: Services, predictor: Predictor, sop_instance_uid: str | None) -> int:
-    """Predict due instances, as many at once as wait; returns how many."""
-    return drain(
+def infer(
+    services: Services,
+    predictor: Predictor,
+    sop_instance_uid: str | None,
+    challenger: Challenger | None = None,
+) -> int:
+    """Predict due instances, as many at once as wait; returns how many.
+
+    challenger: gets the same pictures afterwards, while no image waits.
+    """
+    done = drain(
         services,
         INFER,
         sop_instance_uid,
         BATCH_MAX,
-        lambda held: _infer(services, predictor, held),
+        lambda held: _infer(services, predictor, held, challenger),
         ahead=True,
     )
+    if challenger is not None:
+        waits = partial(_any_waits, services)
+        if challenger.work(services.database, waits, within_s=DRAIN_S):
+            services.notify(INFER.name, "")  # goes on behind what came meanwhile
+    return done
+
+
+def _any_waits(services: Services) -> bool:
+    with services.database.read() as tx:
+        return bool(due_keys(tx, INFER, limit=1))
 
 
 def drain(
@@ -160,7 +180,12 @@ def _prepare(services: Services, held: Claim) -> None:
     services.notify("infer", row.sop_instance_uid)
 
 
-def _infer(services: Services, predictor: Predictor, claims: list[Claim]) -> None:
+def _infer(
+    services: Services,
+    predictor: Predictor,
+    claims: list[Claim],
+    challenger: Challenger | None = None,
+) -> None:
     for held in claims:
         if is_poison(held):
             _dismiss(services, INFER, held, InstanceState.FAILED, poison_reason(held))
@@ -177,7 +202,9 @@ def _infer(services: Services, predictor: Predictor, claims: list[Claim]) -> Non
     if not ready:
         return
     batch = np.stack([_picture(usable[held.id]) for held in ready])
+    started = time.perf_counter()
     outputs = predictor.predict(batch)
+    seconds = (time.perf_counter() - started) / len(ready)
     maps = [None] * len(ready) if outputs.saliency is None else outputs.saliency
     results = zip(ready, outputs.logits, outputs.ood_scores, maps, strict=True)
     with services.database.begin() as tx:
@@ -190,6 +217,21 @@ def _infer(services: Services, predictor: Predictor, claims: list[Claim]) -> Non
         _log.warning("%s: the lease on row %s is over", INFER.name, held.id)
     for progress in studies:
         _report_if_complete(services, progress)
+    if challenger is not None:
+        judged = [
+            Judged(
+                instance_id=held.id,
+                picture=picture,
+                name=services.bundle.name,
+                version=services.bundle.version,
+                probability=outcome["probability"],
+                band=outcome["band"],
+                seconds=seconds,
+            )
+            for (held, outcome), picture in zip(ended, batch, strict=True)
+            if held not in lost
+        ]
+        challenger.offer(services.database, judged)
 
 
 def _conclusion(

@@ -19,6 +19,8 @@ from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN
 from dicom_io.read import text_value
 from model.bands import Band
 from worker import log, saliency
+from worker.destinations import Recipient
+from worker.messages import made
 from worker.pipeline import drain, is_poison, poison_reason
 from worker.report_content import conclude, content_digest, study_report
 from worker.services import Services
@@ -33,8 +35,7 @@ def report(services: Services, study_instance_uid: str | None) -> int:
 
 def _report(services: Services, held: Claim) -> None:
     if is_poison(held):
-        with services.database.begin() as tx:
-            reports.record_report_failure(tx, held, poison_reason(held))
+        _give_up(services, held)
         return
     with services.database.read() as tx:
         study, now = reports.snapshot(tx, held.id), tx.now
@@ -52,6 +53,17 @@ def _report(services: Services, held: Claim) -> None:
         _log.info("report made for revision %s", study.revision, extra=extra)
         for destination in built.destinations:
             services.notify("deliver", destination)
+
+
+def _give_up(services: Services, held: Claim) -> None:
+    with services.database.read() as tx:
+        study, now = reports.snapshot(tx, held.id), tx.now
+    uid, recipients = study.study_instance_uid, _recipients(services, study, study.patient_id)
+    told = made.of_failure(uid, study.revision, now, recipients)
+    with services.database.begin() as tx:
+        reports.record_report_failure(tx, held, poison_reason(held), told)
+    for message in told:
+        services.notify("deliver", message.destinations[0])
 
 
 def _build(
@@ -76,10 +88,11 @@ def _build(
         payload=sr.build_report(content),
         destinations=_destinations(services, study, header, ObjectKind.SR),
     )
+    recipients = _recipients(services, study, text_value(header, "PatientID", 64))
     return BuiltReport(
         predecessor_uid=newest.sop_instance_uid if newest else None,
         content_digest=digest,
-        objects=(document, *pictures),
+        objects=(document, *pictures, *made.of_report(content, recipients, study.told)),
     )
 
 
@@ -102,14 +115,14 @@ def _with_pictures(
         key=lambda pair: -(pair[1].probability or 0.0),
     )
     findings = list(content.images)
-    made: list[BuiltObject] = []
+    drawn_now: list[BuiltObject] = []
     for index, image in pairs[: saliency.PICTURES_MAX]:
         drawn = saliency.make_secondary_capture(
             services,
             image,
             findings[index],
             content,
-            number=len(study.saliency_uids) + len(made) + 1,
+            number=len(study.saliency_uids) + len(drawn_now) + 1,
             made_already=study.saliency_uids,
             now=now,
         )
@@ -118,8 +131,8 @@ def _with_pictures(
         reference, payload = drawn
         findings[index] = replace(findings[index], saliency=reference)
         if payload is not None:
-            made.append(_picture(services, study, findings[index], payload))
-    return replace(content, images=tuple(findings)), made
+            drawn_now.append(_picture(services, study, findings[index], payload))
+    return replace(content, images=tuple(findings)), drawn_now
 
 
 def _picture(
@@ -140,14 +153,22 @@ def _picture(
 def _destinations(
     services: Services, study: StudySnapshot, header: Dataset, kind: ObjectKind
 ) -> tuple[str, ...]:
-    """Where an object of a report goes.
+    """Where an object of a report goes."""
+    recipients = _recipients(services, study, text_value(header, "PatientID", 64))
+    return tuple(it.name for it in recipients if kind in it.objects)
 
-    Nowhere in shadow mode, nor from backlog, nor of a retracted study or a test patient.
+
+def _recipients(
+    services: Services, study: StudySnapshot, patient_id: str | None
+) -> tuple[Recipient, ...]:
+    """Who may be told of a study.
+
+    Nobody in shadow mode, nor from backlog, nor of a retracted study or a test patient.
     """
     settings = services.settings
     if not settings.delivery or study.backlog or study.retracted:
         return ()
     pattern = settings.test_patient_pattern
-    if pattern is not None and pattern.search(text_value(header, "PatientID", 64) or ""):
+    if pattern is not None and pattern.search(patient_id or ""):
         return ()
-    return tuple(it.name for it in settings.recipients if kind in it.objects)
+    return settings.recipients

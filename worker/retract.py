@@ -15,6 +15,7 @@ from db.tables import ObjectKind
 from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN
 from dicom_io.rejection import KEY_OBJECT_SELECTION, Reason, RejectionNote, build_note
 from worker.errors import WorkerError
+from worker.messages import made
 from worker.settings import Settings
 from worker.version import VERSION
 
@@ -65,16 +66,19 @@ def _notes(
     settings: Settings, found: Retractable, reason: Reason, now: datetime
 ) -> list[BuiltObject]:
     notes = []
-    for rejected, names in found.delivered.items():
-        takers = tuple(name for name in names if _takes_notes(settings, name))
-        if takers:
-            notes.append(_note(rejected, takers, reason, now))
+    for tried, names in found.delivered.items():
+        known = [it for name in names if (it := settings.recipient(name)) is not None]
+        takers = [it for it in known if ObjectKind.REJECTION in it.objects]
+        messages = [it for it in tried if it.kind == ObjectKind.MESSAGE]
+        objects = tuple(it for it in tried if it.kind != ObjectKind.MESSAGE)
+        holders = tuple(it.name for it in takers if not it.takes_messages)
+        if holders and objects:
+            notes.append(_note(objects, holders, reason, now))
+        if messages:  # the newest is what stands there
+            sent = messages[-1].payload
+            told = [it for it in takers if it.takes_messages and made.fits(it.address, sent)]
+            notes += [made.withdrawal(it, sent, reason, now) for it in told]
     return notes
-
-
-def _takes_notes(settings: Settings, name: str) -> bool:
-    recipient = settings.recipient(name)
-    return recipient is not None and ObjectKind.REJECTION in recipient.objects
 
 
 def _note(
@@ -85,7 +89,7 @@ def _note(
     payload = build_note(
         RejectionNote(
             reason=reason,
-            rejected=[made.payload for made in rejected],
+            rejected=[it.payload for it in rejected],
             sop_instance_uid=uid,
             series_instance_uid=series,
             created_at=now,

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.platforms import SecurityWarning
@@ -17,10 +17,14 @@ from celery.signals import worker_process_init, worker_ready
 
 from db import destinations, schema
 from db.engine import Database
+from model.errors import ModelError
 from worker import log, reconcile
 from worker.celery_app import DICOM_QUEUE, INFERENCE_QUEUE, make_app
 from worker.settings import Settings
 from worker.supervisor import Child, end_with_parent, stop_event, watch
+
+if TYPE_CHECKING:
+    from worker.challenger import Challenger
 
 _log = log.get("work")
 
@@ -59,8 +63,30 @@ def run_inference(settings: Settings) -> int:
     )
     predictor.warm_up((1,))  # larger batches are traced when the first of each comes: 2 s each
     app = make_app(settings.broker)
-    register_inference_tasks(app, services, predictor)
+    register_inference_tasks(app, services, predictor, _open_challenger(settings))
     return _run_celery(app, "inference", pool="solo", concurrency=1, queue=INFERENCE_QUEUE)
+
+
+def _open_challenger(settings: Settings) -> "Challenger | None":
+    """The second model, ready to run; None where none is set, or it cannot be loaded."""
+    if settings.challenger_bundle is None:
+        return None
+    from dicom_io import preprocess
+    from model.predict import Predictor
+    from worker.challenger import Challenger
+    from worker.services import make_challenger_interpreter, open_challenger_bundle
+
+    try:
+        bundle = open_challenger_bundle(settings, settings.challenger_bundle)
+        predictor = Predictor(bundle, preprocess_version=preprocess.VERSION, saliency=False)
+        predictor.warm_up((1,))
+        interpreter = make_challenger_interpreter(settings, bundle)
+    except Exception as error:  # images are analysed all the same
+        said = str(error) if isinstance(error, ModelError) else log.where(error)
+        _log.error("no challenger: %s", said)
+        return None
+    _log.info("challenger %s %s is tried on the same pictures", bundle.name, bundle.version)
+    return Challenger(bundle, predictor, interpreter)
 
 
 def run_dicom_celery(settings: Settings, concurrency: int) -> int:

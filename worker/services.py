@@ -1,6 +1,7 @@
 """What a worker process works with: made once per process, after any fork."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from db import schema
 from db.engine import Database
@@ -41,11 +42,15 @@ def make_policy(settings: Settings) -> Policy:
 
 def open_bundle(settings: Settings) -> Bundle:
     """Raises BundleError, also for a bundle of another finding: every report says pneumonia."""
-    bundle = read_bundle(settings.model_bundle or shipped_bundle_path())
+    return _read(settings.model_bundle or shipped_bundle_path(), "CXR_MODEL_BUNDLE")
+
+
+def _read(folder: Path, setting: str) -> Bundle:
+    bundle = read_bundle(folder)
     if bundle.finding.casefold() != FINDING.casefold():
         raise BundleError(
             f"{bundle.path} finds {bundle.finding}, but reports speak of {FINDING}: use another "
-            "CXR_MODEL_BUNDLE (`cxr-train evaluate` takes any)"
+            f"{setting} (`cxr-train evaluate` takes any)"
         )
     return bundle
 
@@ -57,6 +62,19 @@ def make_interpreter(settings: Settings, bundle: Bundle) -> Interpreter:
         review_from=settings.band_review_from,
         positive_from=settings.band_positive_from,
     )
+
+
+def open_challenger_bundle(settings: Settings, folder: Path) -> Bundle:
+    """Raises BundleError, also for the very model that it is to be compared with."""
+    bundle, champion = _read(folder, "CXR_CHALLENGER_BUNDLE"), open_bundle(settings)
+    if (bundle.name, bundle.version) == (champion.name, champion.version):
+        raise BundleError("CXR_CHALLENGER_BUNDLE is the model in use: name another, or none")
+    return bundle
+
+
+def make_challenger_interpreter(settings: Settings, bundle: Bundle) -> Interpreter:
+    """At the site's prevalence, with the bands of the challenger's own operating points."""
+    return Interpreter(bundle, prevalence=settings.prevalence)
 
 
 def make_services(settings: Settings) -> Services:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -31,7 +32,12 @@ from worker.destinations import DestinationsFile, Recipient
 from worker.errors import BadSettings
 
 PREFIX = "CXR_"
-SECRETS = {"database_url", "broker_url", "web_token"}  # they are or may hold a password
+SECRETS = {
+    "database_url",
+    "broker_url",
+    "web_token",
+    "web_oidc_client_secret",
+}  # they are or may hold a password
 WEB_TOKEN_LENGTH_MIN = 16
 
 
@@ -118,6 +124,11 @@ class Settings(BaseModel):
     model_bundle: Path | None = Field(
         None, description="Folder of the model bundle. Empty: the shipped one."
     )
+    challenger_bundle: Path | None = Field(
+        None,
+        description="Folder of a second model's bundle: it is tried on the same pictures and "
+        "compared, never reported. Empty: none.",
+    )
     band_review_from: float | None = Field(
         None, gt=0, lt=1, description="Probability from which to review. Empty: the bundle's."
     )
@@ -182,6 +193,38 @@ class Settings(BaseModel):
     web_trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], CommaSeparated] = Field(
         (), description="Addresses or networks of the proxies whose header is believed."
     )
+    web_url: str = Field(
+        "",
+        description="Address at which people open the page, such as https://cxr.example. Needed "
+        "with CXR_WEB_OIDC_ISSUER.",
+    )
+    web_oidc_issuer: str = Field(
+        "",
+        description="OpenID Connect provider that people sign in with, exactly as its discovery "
+        "document names it. Empty: none.",
+    )
+    web_oidc_client_id: str = Field("", description="Our client ID there.")
+    web_oidc_client_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Our client secret there. Empty: a public client; PKCE either way.",
+    )
+    web_oidc_scope: str = Field(
+        "openid profile",
+        pattern=r"^(.* )?openid( .*)?$",
+        description="What is asked for.",
+    )
+    web_oidc_user_claim: str = Field(
+        "preferred_username", min_length=1, description="Claim that names the user."
+    )
+    web_oidc_role_claim: str = Field(
+        "", description="Claim that lists roles or groups, such as groups or realm_access.roles."
+    )
+    web_oidc_allowed: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (), description="Users and roles that may come in. Empty: whom the provider signs in."
+    )
+    web_oidc_operators: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (), description="Users and roles that may also reprocess, retry and upload. Empty: all."
+    )
     web_show_patients: bool = Field(
         False, description="Whether the page shows the patient's name and ID."
     )
@@ -239,6 +282,17 @@ class Settings(BaseModel):
             raise ValueError("expected http(s)://… with {study_instance_uid} in it")
         return value
 
+    @field_validator("web_url", "web_oidc_issuer")
+    @classmethod
+    def _is_safe_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        safe = parts.scheme == "https" or (
+            parts.scheme == "http" and is_loopback(parts.hostname or "")
+        )
+        if value and (not safe or not parts.hostname or parts.query or parts.fragment):
+            raise ValueError("expected https://…; http only for this very machine")
+        return value
+
     @field_validator("allowed_ips", "web_trusted_proxies", mode="before")
     @classmethod
     def _networks(cls, value: object) -> object:
@@ -282,11 +336,17 @@ class Settings(BaseModel):
     def _web_is_guarded(self) -> Self:
         if bool(self.web_user_header) != bool(self.web_trusted_proxies):
             raise ValueError("CXR_WEB_USER_HEADER and CXR_WEB_TRUSTED_PROXIES need each other")
-        guarded = self.web_token.get_secret_value() or self.web_user_header
+        oidc = (self.web_oidc_issuer, self.web_oidc_client_id, self.web_url)
+        if any(oidc[:2]) and not all(oidc):
+            raise ValueError(
+                "CXR_WEB_OIDC_ISSUER, CXR_WEB_OIDC_CLIENT_ID and CXR_WEB_URL need each other"
+            )
+        token = self.web_token.get_secret_value()
+        guarded = token or self.web_user_header or self.web_oidc_issuer
         if not guarded and not is_loopback(self.web_bind):
             raise ValueError(
                 "CXR_WEB_BIND is no loopback address: set CXR_WEB_TOKEN, or CXR_WEB_USER_HEADER "
-                "and CXR_WEB_TRUSTED_PROXIES"
+                "and CXR_WEB_TRUSTED_PROXIES, or CXR_WEB_OIDC_ISSUER"
             )
         return self
 

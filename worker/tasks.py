@@ -7,6 +7,7 @@ from celery import Celery
 from model.predict import Predictor
 from worker import commit, deliver, pipeline, report
 from worker.celery_app import task_name
+from worker.challenger import Challenger
 from worker.services import Services, make_services
 from worker.settings import Settings
 
@@ -43,7 +44,12 @@ def register_dicom_tasks(app: Celery, services: ProcessServices) -> None:
         commit.commit(services(), destination)
 
 
-def register_inference_tasks(app: Celery, services: ProcessServices, predictor: Predictor) -> None:
+def register_inference_tasks(
+    app: Celery,
+    services: ProcessServices,
+    predictor: Predictor,
+    challenger: Challenger | None = None,
+) -> None:
     @app.task(name=task_name("infer"))
     def infer(sop_instance_uid: str) -> None:
-        pipeline.infer(services(), predictor, sop_instance_uid)
+        pipeline.infer(services(), predictor, sop_instance_uid, challenger)

@@ -52,7 +52,7 @@ def test_the_objects_of_a_report_wait_in_their_order(database: Database) -> None
         ("2.25.2", "saliency", "A@host:1"),
     ]
     assert said[-2:] == [("report", "2.25.1"), ("saliency", "2.25.2")]
-    with pytest.raises(ValueError, match="one SR and then its images"):
+    with pytest.raises(ValueError, match="one SR and then what belongs"):
         replace(document, objects=(picture, document.sr))
 
 

@@ -18,6 +18,7 @@ from dicom_io.sr import ImageFinding, Predecessor, build_report
 from tests.dicom_io.test_sr import report_of
 from tests.support import dicom, rows
 from worker.destinations import Recipient
+from worker.messages import made
 from worker.services import Services
 from worker.settings import Settings
 from worker.spool import Spool
@@ -54,7 +55,8 @@ class Outbox:
         rows.predict(self.database, image)
         held, revision = rows.claim_report(self.database, study)
         with self.database.read() as tx:
-            earlier = reports.snapshot(tx, held.id).newest_report
+            snapshot = reports.snapshot(tx, held.id)
+        earlier, told = snapshot.newest_report, snapshot.told
         source = dicom.chest(study, SOPInstanceUID=image)
         uid = report_uid or str(generate_uid())
         document = report_of(
@@ -81,6 +83,7 @@ class Outbox:
                     picture.SOPInstanceUID,
                     part_10(picture),
                 ),
+                *made.of_report(document, self.services.settings.recipients, told),
             ),
         )
         with self.database.begin() as tx:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.engine import Database
-from db.tables import feedback, instances, objects, outbox, reports, studies
+from db.tables import comparisons, feedback, instances, objects, outbox, reports, studies
 
 START = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
 REASONS = ("lateral view", "body part HAND", "modality CT")
@@ -20,7 +20,7 @@ def fill(database: Database, count: int, *, seed: int = 0, start: datetime = STA
     rng = random.Random(seed)
     made = [_study(rng, number, start + timedelta(minutes=10 * number)) for number in range(count)]
     with database.begin() as tx:
-        for table in (studies, instances, reports, objects, outbox, feedback):
+        for table in (studies, instances, reports, objects, outbox, feedback, comparisons):
             rows = [rows[table.name] for rows in made if table.name in rows]
             for batch in _batches(rows):
                 tx.conn.execute(sa.insert(table), batch)
@@ -77,6 +77,7 @@ def _study(rng: random.Random, number: int, received: datetime) -> dict[str, dic
             "delivered_at": reported + timedelta(seconds=1) if predicted else None,
             "sr_sop_instance_uid": f"2.25.{id_}" if predicted else None,
             "attempts": 0,
+            "failed_at": finished if kind == "failed" else None,
             "error": {"rejected": "lateral view", "failed": "given up"}.get(kind),
         },
         "instances": result
@@ -124,12 +125,15 @@ def _study(rng: random.Random, number: int, received: datetime) -> dict[str, dic
             "created_at": reported,
         }
         sent = rng.random() < 0.9
+        destination = rng.choice(["PACS@host:104", "RIS@host:104"])
+        state = "sent" if sent else rng.choice(["pending", "failed"])
         rows["outbox"] = {
             "id": id_,
             "study_id": id_,
             "object_id": id_,
-            "destination": rng.choice(["PACS@host:104", "RIS@host:104"]),
-            "state": "sent" if sent else rng.choice(["pending", "failed"]),
+            "destination": destination,
+            "state": state,
+            "failed_at": reported + timedelta(days=1) if state == "failed" else None,
             "created_at": reported,
             "sent_at": reported + timedelta(seconds=1) if sent else None,
             "due_at": None if sent else reported + timedelta(minutes=5),
@@ -149,5 +153,23 @@ def _study(rng: random.Random, number: int, received: datetime) -> dict[str, dic
                 "band": band,
                 "model_name": "test",
                 "model_version": result["model_version"],
+            }
+        if number % 7 == 0:
+            theirs = min(max(probability + rng.gauss(0, 0.05), 0.001), 0.999)
+            rows["comparisons"] = {
+                "id": id_,
+                "instance_id": id_,
+                "created_at": finished,
+                "state": "predicted",
+                "champion_name": "test",
+                "champion_version": result["model_version"],
+                "champion_probability": probability,
+                "champion_band": band,
+                "champion_s": 0.02,
+                "challenger_name": "other",
+                "challenger_version": "2.0.0",
+                "challenger_probability": theirs,
+                "challenger_band": "positive" if theirs > 0.6 else "negative",
+                "challenger_s": 0.03,
             }
     return rows

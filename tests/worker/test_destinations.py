@@ -1,3 +1,6 @@
+import base64
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -5,8 +8,17 @@ import pytest
 from db.tables import ObjectKind
 from dicom_io.destination import Destination, Tls, WebDestination
 from tests.support.tls import make_certificate
-from worker.destinations import DicomTable, Recipient, WebTable, parse, read_file
+from worker.destinations import (
+    DicomTable,
+    Hl7Table,
+    Recipient,
+    WebhookTable,
+    WebTable,
+    parse,
+    read_file,
+)
 from worker.errors import BadSettings
+from worker.messages.address import MllpDestination, WebhookDestination
 from worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +62,8 @@ def test_the_example_in_the_docs_is_read_as_it_says(tmp_path: Path) -> None:
     example = page.split("```toml\n")[1].split("```")[0]
     make_certificate(tmp_path / "hospital-ca.pem", tmp_path / "key.pem")
     (tmp_path / "token").write_text("secret")
-    archive, viewer, cloud = read_file(_file(tmp_path, example)).recipients
+    (tmp_path / "webhook-secret").write_text(f"whsec_{base64.b64encode(b'k' * 32).decode()}\n")
+    archive, viewer, cloud, ris, pager = read_file(_file(tmp_path, example)).recipients
     assert archive.storage_commitment
     assert archive.objects == {ObjectKind.SR, ObjectKind.SALIENCY, ObjectKind.REJECTION}
     assert isinstance(archive.address, Destination)
@@ -61,13 +74,26 @@ def test_the_example_in_the_docs_is_read_as_it_says(tmp_path: Path) -> None:
     assert cloud.address == WebDestination(
         url="https://pacs.example/dicom-web/studies", token_file=tmp_path / "token"
     )
+    assert ris.address == MllpDestination(
+        host="engine.example",
+        port=2575,
+        receiving_application="RIS",
+        receiving_facility="HOSPITAL",
+    )
+    assert pager.address == WebhookDestination(
+        url="https://alerts.example/cxr",
+        secret_file=tmp_path / "webhook-secret",
+        events=("positive", "failed"),
+    )
+    assert ris.objects == pager.objects == {ObjectKind.MESSAGE, ObjectKind.REJECTION}
+    assert (ris.kind, pager.kind) == ("hl7", "webhook")
 
 
 def test_every_key_of_a_destination_is_in_the_docs() -> None:
     page = (ROOT / "docs" / "DESTINATIONS.md").read_text()
-    for table in (DicomTable, WebTable):
+    for table in (DicomTable, WebTable, Hl7Table, WebhookTable):
         for key in table.model_fields:
-            assert f"| `{key}` |" in page
+            assert re.search(rf"^\| .*`{key}`.* \| .* \|", page, re.MULTILINE), key
 
 
 def test_everything_wrong_in_a_file_is_said_at_once(tmp_path: Path) -> None:
@@ -110,7 +136,7 @@ def test_everything_wrong_in_a_file_is_said_at_once(tmp_path: Path) -> None:
     for problem in (
         "destination 1 (one): port: input should be a valid integer",
         "destination 1 (one): colour: no such key",
-        "destination 2 (two): kind: expected dicom or stow",
+        "destination 2 (two): kind: expected dicom, stow, hl7 or webhook",
         "destination 3 (three): 'http://pacs.example/studies': expected https",
         "destination 4 (four): objects.1: input should be 'sr', 'saliency' or 'rejection'",
         "other: no such key; expected [[destination]]",
@@ -144,3 +170,34 @@ def test_a_name_is_taken_once_over_both_settings(tmp_path: Path) -> None:
     assert Settings.from_env(settings.environment()) == settings
     with pytest.raises(BadSettings, match="A@h:1: named 2 times"):
         Settings.from_env(environ | {"CXR_DESTINATIONS": "A@h:1"})
+
+
+@pytest.mark.parametrize(
+    ("options", "secret", "expected"),
+    [
+        (
+            {"url": "http://alerts.example/x"},
+            None,
+            "expected https; http only to this very machine",
+        ),
+        ({"url": "https://user:pw@alerts.example/x"}, None, "without user, password"),
+        ({"url": "file:///etc/passwd"}, None, "expected https://host/path"),
+        ({}, "letters", "expected whsec_ and base64"),
+        ({}, "whsec_AAAA", "at least 24 bytes"),
+        ({}, "whsec_*", "expected base64"),
+        ({"secret_file": "absent"}, None, "cannot be read"),
+        ({"events": ["always"]}, None, "input should be 'positive', 'review'"),
+        ({"url": "https://a.example/x", "objects": ["sr"]}, None, "objects: no such key"),
+    ],
+)
+def test_a_webhook_that_cannot_be_one_says_why(
+    tmp_path: Path, options: dict[str, object], secret: str | None, expected: str
+) -> None:
+    good = f"whsec_{base64.b64encode(bytes(32)).decode()}"
+    (tmp_path / "secret").write_text(secret or good)
+    table = {"url": "https://alerts.example/x", "secret_file": "secret"} | options
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+    text = f'[[destination]]\nname = "a"\nkind = "webhook"\n{lines}\n'
+    with pytest.raises(ValueError, match=re.escape(expected)) as caught:
+        read_file(_file(tmp_path, text))
+    assert "pw@" not in str(caught.value)

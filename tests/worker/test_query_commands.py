@@ -2,12 +2,14 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from rich.console import Console
 
@@ -122,3 +124,48 @@ def test_a_moment_that_is_none_is_refused_with_examples(run: Run) -> None:
         refused = run("results", "--since", text)
         assert refused.exit_code == 2, text
         assert "expected a day or time such as 2026-11-25" in refused.output
+
+
+def test_the_five_questions_of_the_readme_are_each_answered_by_its_command(
+    run: Run, tmp_path: Path
+) -> None:
+    """Of a PACS administrator: README.md, "Read the results"."""
+    page = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    asked = page.split("administrator's five questions:")[1].split("and others':")[0]
+    rows = [line.split("|") for line in asked.splitlines() if "`cxr-worker" in line]
+    commands = [re.findall(r"`cxr-worker ([^`]+)`", row[2])[0] for row in rows]
+    assert commands == ["status", "show X", "show Y", "failures", "status"]
+
+    alive = run("status").output
+    assert "broker: not reachable" in alive  # none runs here, and it says so
+    assert "PACS@host:104" in alive
+    database = Database(f"sqlite:///{tmp_path / 'cxr.db'}")
+    with database.read() as tx:
+        rejected = tx.conn.execute(
+            sa.text("SELECT * FROM instance_results WHERE state = 'rejected' LIMIT 1")
+        ).one()
+        reported = tx.conn.execute(
+            sa.text("SELECT * FROM study_results WHERE delivered_at IS NOT NULL LIMIT 1")
+        ).one()
+    database.dispose()
+    where = run("show", reported.accession_number).output
+    assert reported.study_instance_uid in where
+    assert "sent" in where
+    assert rejected.reason in run("show", rejected.sop_instance_uid).output
+    failed = run("failures", "--since", "2026-11-01", "--format", "json")
+    assert {row["what"] for row in _json(failed)} == {"image", "report", "delivery"}
+    assert all(row["failed_at"] for row in _json(failed))
+    assert "last 24 h" in alive
+
+
+def test_two_models_are_compared_in_a_table_and_row_by_row(run: Run) -> None:
+    rows = _json(run("compare", "--since", "2026-10-01", "--format", "json"))
+    assert {row["challenger_version"] for row in rows} == {"2.0.0"}
+    text = run("compare", "--since", "2026-10-01").output
+    assert f"other 2.0.0 against test {rows[0]['champion_version']}" in text
+    assert f"{len(rows)} predicted" in text
+    assert "same band:" in text
+    assert "20 ms in use, 30 ms" in text
+    header = run("compare", "--since", "2026-10-01", "--format", "csv").output.splitlines()[0]
+    assert header.startswith("created_at,study_instance_uid,sop_instance_uid,state")
+    assert "nothing was compared" in run("compare", "--since", "2027-01-01").output

@@ -21,6 +21,7 @@ _COMMANDS = {
     "results": "query:results",
     "show": "query:show",
     "failures": "query:failures",
+    "compare": "query:compare",
     "status": "query:status",
     "retry": "again:retry",
     "reprocess": "again:reprocess",

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import click
 import sqlalchemy.exc
@@ -11,9 +12,10 @@ import sqlalchemy.exc
 from db import schema
 from db.engine import Database
 from db.errors import DatabaseError
-from dicom_io.destination import WebDestination
+from dicom_io.destination import Destination, WebDestination
 from worker.destinations import Recipient
 from worker.errors import WorkerError
+from worker.messages.address import MllpDestination, WebhookDestination
 from worker.settings import Settings
 
 
@@ -28,6 +30,8 @@ def check() -> None:
         ("broker", lambda: _broker(settings)),
         ("model", lambda: _model(settings)),
     ]
+    if settings.challenger_bundle is not None:
+        checks.append(("challenger", partial(_challenger, settings, settings.challenger_bundle)))
     checks += [
         (f"destination {recipient}", partial(_echo, settings, recipient))
         for recipient in settings.recipients
@@ -93,19 +97,40 @@ def _model(settings: Settings) -> str:
     return f"{bundle.name} {bundle.version}"
 
 
+def _challenger(settings: Settings, folder: Path) -> str:
+    from dicom_io import preprocess
+    from model.errors import ModelError
+    from worker.services import make_challenger_interpreter, open_challenger_bundle
+
+    try:
+        bundle = open_challenger_bundle(settings, folder)
+        make_challenger_interpreter(settings, bundle)
+    except ModelError as error:
+        raise _Failed(str(error)) from error
+    if bundle.preprocess_version != preprocess.VERSION:
+        raise _Failed(f"made with preprocessing version {bundle.preprocess_version}, not ours")
+    return f"{bundle.name} {bundle.version}"
+
+
 def _echo(settings: Settings, recipient: Recipient) -> str:
     from dicom_io import scu, stow
     from dicom_io.errors import DestinationUnavailable
+    from worker.messages import mllp, webhook
 
-    address = recipient.address
     try:
-        if isinstance(address, WebDestination):
-            return stow.probe(address)
-        aet = recipient.calling_ae_title or settings.ae_title
-        scu.echo(address, calling_ae_title=aet)
+        match recipient.address:
+            case Destination() as scp:
+                aet = recipient.calling_ae_title or settings.ae_title
+                scu.echo(scp, calling_ae_title=aet)
+                return "answers C-ECHO"
+            case WebDestination() as server:
+                return stow.probe(server)
+            case MllpDestination() as receiver:
+                return mllp.probe(receiver)
+            case WebhookDestination() as listener:
+                return webhook.probe(listener)
     except DestinationUnavailable as error:
         raise _Failed(str(error)) from error
-    return "answers C-ECHO"
 
 
 @click.group()

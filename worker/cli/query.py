@@ -2,15 +2,16 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from db import queries, schema, search, statistics
+from db import comparisons, queries, schema, search, statistics
 from db.engine import Database
 from db.search import Sort
+from worker import agreement
 from worker.cli import moments, output
 from worker.errors import WorkerError
 from worker.settings import Settings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TABLE_ROWS_MAX = 100
+COMPARED_MAX = 100_000
 WATCH_EVERY_S = 2.0
 _STUDY_COLUMNS = (
     ("received", "received_at"),
@@ -69,6 +71,46 @@ def open_database() -> tuple[Settings, Database]:
     database = Database(settings.database)
     schema.require_current(database)
     return settings, database
+
+
+@click.command()
+@click.option("--since", metavar="WHEN", default="30d", show_default=True)
+@_format
+def compare(since: str, fmt: str) -> None:
+    """Compare the challenger (CXR_CHALLENGER_BUNDLE) with the model in use, image by image."""
+    settings, database = open_database()
+    begin = moments.parse_option(since, "--since", settings.timezone)
+    assert begin is not None
+    with database.read() as tx:
+        rows = comparisons.newest_comparisons(tx, begin, limit=COMPARED_MAX)
+    if fmt == "json":
+        output.write_json(rows)
+    elif fmt == "csv":
+        output.write_csv(rows, [column.name for column in queries.model_comparisons.columns])
+    else:
+        _show_agreement(rows)
+
+
+def _show_agreement(rows: Sequence[Mapping[str, Any]]) -> None:
+    found = agreement.agreement(rows)
+    if found is None:
+        click.echo("nothing was compared: see CXR_CHALLENGER_BUNDLE")
+        return
+    states = ", ".join(f"{count} {state}" for state, count in found.states.items())
+    click.echo(f"{found.challenger} against {found.champion}, in use: {states}")
+    click.echo(f"{'in use':<10}" + "".join(f"{band:>10}" for band in agreement.BANDS))
+    for mine in agreement.BANDS:
+        counts = (found.table[mine, theirs] for theirs in agreement.BANDS)
+        click.echo(f"{mine:<10}" + "".join(f"{count:>10}" for count in counts))
+    if found.same_band is not None:
+        click.echo(f"same band: {found.same_band:.1%}")
+    if found.mean_difference is not None and found.limits is not None:
+        low, high = found.limits
+        said = f"{found.mean_difference:+.3f}, 95 % from {low:+.3f} to {high:+.3f}"
+        click.echo(f"difference of probability: {said}")
+    if found.champion_s is not None and found.challenger_s is not None:
+        both = f"{found.champion_s * 1000:.0f} ms in use, {found.challenger_s * 1000:.0f} ms"
+        click.echo(f"computing per image: {both}")
 
 
 @click.command()

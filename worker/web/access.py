@@ -1,14 +1,15 @@
 """Who asks, and whether the request is theirs: token, trusted proxy, session, this machine.
 
-A machine sends the token as a bearer. A person signs in with it and gets a session cookie, or
-comes through a proxy that names the user. Bound to loopback without either, the page is open to
-this machine; then only loopback host names are answered, which a rebound DNS name is not.
+A machine sends the token as a bearer. A person signs in with it, or with an OpenID Connect
+provider (`oidc`), and gets a session cookie, or comes through a proxy that names the user. Bound
+to loopback without any of these, the page is open to this machine; then only loopback host names
+are answered, which a rebound DNS name is not.
 """
 
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 
 from fastapi import HTTPException, Request, Response
@@ -27,10 +28,11 @@ _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What the cookie holds, signed: a random id, and the name of who signed in."""
+    """What the cookie holds, signed: a random id, who signed in, and whether they may operate."""
 
     id: str
     name: str | None
+    may_operate: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Visitor:
 
     name: str
     is_bearer: bool = False
+    may_operate: bool = True  # what changes something for everybody: reprocess, retry, upload
 
 
 class Access:
@@ -48,15 +51,26 @@ class Access:
         self._token = settings.web_token.get_secret_value()
         self._header = settings.web_user_header
         self._proxies = settings.web_trusted_proxies
-        self.is_open = not self._token and not self._header
-        # Of the token, so that a restart or a second copy keeps sessions; else of this process.
-        key = hashlib.sha256(f"session|{self._token}".encode()).hexdigest()
-        self._key = key if self._token else secrets.token_hex(32)
+        self.has_provider = bool(settings.web_oidc_issuer)
+        self.is_open = not self._token and not self._header and not self.has_provider
+        # Of a secret, so that a restart or a second copy keeps sessions; else of this process.
+        secret = self._token + settings.web_oidc_client_secret.get_secret_value()
+        key = hashlib.sha256(f"session|{secret}".encode()).hexdigest()
+        self._key = key if secret else secrets.token_hex(32)
+        self._is_https = settings.web_url.startswith("https://")
         self._serializer = URLSafeTimedSerializer(self._key, salt=COOKIE)
 
     @property
     def has_sign_in(self) -> bool:
+        return self.has_token or self.has_provider
+
+    @property
+    def has_token(self) -> bool:
         return bool(self._token)
+
+    def key_for(self, use: str) -> str:
+        """A key of its own for another signer."""
+        return hmac.new(self._key.encode(), use.encode(), "sha256").hexdigest()
 
     def is_token(self, given: str) -> bool:
         return bool(self._token) and hmac.compare_digest(self._token.encode(), given.encode())
@@ -71,8 +85,8 @@ class Access:
             if name:
                 return Visitor(name=name)
         session = self.session(request)
-        if self._token and session is not None and session.name:
-            return Visitor(name=session.name)
+        if self.has_sign_in and session is not None and session.name:
+            return Visitor(name=session.name, may_operate=session.may_operate)
         return Visitor(name=LOCAL_USER) if self.is_open else None
 
     def is_from_proxy(self, request: Request) -> bool:
@@ -101,17 +115,21 @@ class Access:
     def session(self, request: Request) -> Session | None:
         try:
             held = self._serializer.loads(request.cookies.get(COOKIE, ""), max_age=SESSION_S)
-            return Session(id=str(held["id"]), name=held["name"])
+            return Session(
+                id=str(held["id"]), name=held["name"], may_operate=bool(held["may_operate"])
+            )
         except (BadSignature, KeyError, TypeError):
             return None
 
     def start_session(self, request: Request, response: Response, session: Session) -> None:
-        secure = request.url.scheme == "https" or (
-            self.is_from_proxy(request) and request.headers.get("x-forwarded-proto") == "https"
+        secure = (
+            self._is_https
+            or request.url.scheme == "https"
+            or (self.is_from_proxy(request) and request.headers.get("x-forwarded-proto") == "https")
         )
         response.set_cookie(
             COOKIE,
-            self._serializer.dumps({"id": session.id, "name": session.name}),
+            self._serializer.dumps(asdict(session)),
             max_age=SESSION_S,
             httponly=True,
             samesite="lax",
@@ -127,8 +145,8 @@ class Access:
         return hmac.compare_digest(self.csrf_token(session).encode(), given.encode())
 
 
-def new_session(name: str | None = None) -> Session:
-    return Session(id=secrets.token_hex(16), name=name)
+def new_session(name: str | None = None, *, may_operate: bool = True) -> Session:
+    return Session(id=secrets.token_hex(16), name=name, may_operate=may_operate)
 
 
 def clean_name(text: str) -> str:
@@ -147,3 +165,9 @@ def require_visitor(request: Request) -> Visitor:
     if not visitor.is_bearer and not access.is_same_origin(request):
         raise HTTPException(403, "this request comes from another site's page")
     return visitor
+
+
+def require_operator(visitor: Visitor) -> None:
+    """Raise 403 for who may only look and give an opinion."""
+    if not visitor.may_operate:
+        raise HTTPException(403, "you may look, but not reprocess, retry or upload")

@@ -14,7 +14,7 @@ from dicom_io.errors import DicomError
 from worker.health import assess
 from worker.saliency import as_map
 from worker.web import schemas
-from worker.web.access import Visitor, clean_name, require_visitor
+from worker.web.access import Visitor, clean_name, require_operator, require_visitor
 from worker.web.context import Web, WebDep
 from worker.web.pictures import overlay
 from worker.web.schemas import FiltersQuery, Problem, Uid
@@ -150,8 +150,9 @@ def give_feedback(
 
 
 @router.post("/studies/{study_instance_uid}/reprocess", status_code=202, responses=_NOT_FOUND)
-def reprocess(web: WebDep, study_instance_uid: Uid) -> schemas.Reprocessing:
+def reprocess(web: WebDep, visitor: VisitorDep, study_instance_uid: Uid) -> schemas.Reprocessing:
     """Analyse a study's images again, behind live work."""
+    require_operator(visitor)
     return schemas.Reprocessing(images=start_again(web, study_instance_uid))
 
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from worker import log
 from worker.services import Services
 from worker.version import VERSION
-from worker.web import api, api_page, login, pages, study_page, system_page, try_page
+from worker.web import api, api_page, login, oidc, pages, study_page, system_page, try_page
 from worker.web.access import Access
 from worker.web.context import Web
 from worker.web.guard import Guard
@@ -25,6 +25,7 @@ _log = log.get("web")
 def make_app(services: Services) -> FastAPI:
     """The application of one process, over services that it owns."""
     access = Access(services.settings)
+    provider = oidc.Provider(services.settings) if access.has_provider else None
     app = FastAPI(
         title="cxr-worker",
         version=VERSION,
@@ -33,16 +34,20 @@ def make_app(services: Services) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.web = Web(services=services, access=access)
+    app.state.web = Web(services=services, access=access, provider=provider)
     app.include_router(api.router)
     for module in (pages, study_page, system_page, try_page, login, api_page):
         app.include_router(module.router, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_exception_handler(SignInNeeded, _sign_in)
+    app.add_exception_handler(oidc.SignInRefused, _sign_in_refused)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(sqlalchemy.exc.OperationalError, _database_down)
     app.add_exception_handler(sqlalchemy.exc.TimeoutError, _database_down)
+    if provider is not None:
+        secure = services.settings.web_url.startswith("https://")
+        app.add_middleware(oidc.remembering, key=access.key_for("oidc"), secure=secure)
     app.add_middleware(Guard, access=access, upload_path=try_page.PATH)
     return app
 
@@ -59,6 +64,10 @@ def _answer(request: Request, status: int, text: str, headers: Any = None) -> Re
 
 async def _sign_in(_request: Request, _error: Exception) -> Response:
     return RedirectResponse("/login", 303)
+
+
+async def _sign_in_refused(request: Request, error: Exception) -> Response:
+    return error_page(request, 403, str(error))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from typing import Any
 from worker.drift import Expected
 
 WIDTH, HEIGHT = 600.0, 160.0
+DOT = 4.0
 STACK = ("negative", "none", "review", "positive")  # from the bottom up
 
 
@@ -86,6 +87,39 @@ def distribution(expected: Expected, counts: Sequence[int]) -> Chart:
         labels=labels,
         highest=f"{highest:.0%}",
         summary="; ".join(bar.title for bar in bars),
+    )
+
+
+def differences(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    """A dot for each image: its mean probability to the right, the challenger's excess upwards.
+
+    After Bland and Altman. rows: of `model_comparisons`. The line in the middle is agreement.
+    """
+    pairs = [
+        (row["champion_probability"], row["challenger_probability"], row)
+        for row in rows
+        if None not in (row["champion_probability"], row["challenger_probability"])
+    ]
+    highest = max([abs(theirs - mine) for mine, theirs, _ in pairs], default=0.0) or 0.01
+    bars = [Bar(x=0, y=HEIGHT / 2, width=WIDTH, height=1, kind="expected", title="no difference")]
+    for mine, theirs, row in pairs:
+        same = row["champion_band"] == row["challenger_band"]
+        bars.append(
+            Bar(
+                x=round((mine + theirs) / 2 * (WIDTH - DOT), 1),
+                y=round((1 - (theirs - mine) / highest) / 2 * (HEIGHT - DOT), 1),
+                width=DOT,
+                height=DOT,
+                kind="found" if same else "positive",
+                title=f"{mine:.1%}, challenger {theirs:.1%}",
+            )
+        )
+    labels = tuple((share * WIDTH, f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0))
+    return Chart(
+        bars=tuple(bars),
+        labels=labels,
+        highest=f"±{highest:.1%}",
+        summary=f"{len(pairs)} images, no difference larger than {highest:.1%}",
     )
 
 

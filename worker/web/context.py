@@ -12,6 +12,7 @@ from worker.receive import Receiver
 from worker.services import Services
 from worker.settings import Settings
 from worker.web.access import Access
+from worker.web.oidc import Provider
 from worker.web.pictures import Pictures
 
 
@@ -20,6 +21,7 @@ class Web:
     services: Services
     access: Access
     pictures: Pictures = field(default_factory=Pictures)
+    provider: Provider | None = None
 
     @property
     def settings(self) -> Settings:

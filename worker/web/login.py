@@ -1,4 +1,4 @@
-"""Signing in with the token, for people; machines send it with every request."""
+"""Signing in with the token or a provider, for people; machines send the token each time."""
 
 import time
 from typing import Annotated
@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
-from worker.web import render
+from worker.web import oidc, render
 from worker.web.access import COOKIE, NAME_LENGTH_MAX, clean_name, new_session
-from worker.web.context import WebDep
+from worker.web.context import Web, WebDep
 
 FAILURE_TAKES_S = 0.5
 router = APIRouter()
@@ -18,7 +18,7 @@ router = APIRouter()
 def sign_in_form(request: Request, web: WebDep) -> Response:
     if not web.access.has_sign_in:
         return RedirectResponse("/", 303)
-    return render.page(request, "login.html", None, failed=False, name="")
+    return render.page(request, "login.html", None, failed=False, name="", access=web.access)
 
 
 @router.post("/login")
@@ -33,10 +33,32 @@ def sign_in(
     name = clean_name(name)
     if not name or not web.access.is_token(token):
         time.sleep(FAILURE_TAKES_S)  # guessing takes time
-        return render.page(request, "login.html", None, status=403, failed=True, name=name)
+        return render.page(
+            request, "login.html", None, status=403, failed=True, name=name, access=web.access
+        )
     response = RedirectResponse("/", 303)
     web.access.start_session(request, response, new_session(name))
     return response
+
+
+@router.get(oidc.START)
+async def go_to_provider(request: Request, web: WebDep) -> Response:
+    return await _provider(web).redirect(request)
+
+
+@router.get(oidc.CALLBACK)
+async def come_back(request: Request, web: WebDep) -> Response:
+    signed_in = await _provider(web).come_back(request)
+    response = RedirectResponse("/", 303)
+    session = new_session(signed_in.name, may_operate=signed_in.may_operate)
+    web.access.start_session(request, response, session)
+    return response
+
+
+def _provider(web: Web) -> oidc.Provider:
+    if web.provider is None:
+        raise HTTPException(404, "no such page")
+    return web.provider
 
 
 @router.post("/logout")

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from worker.version import VERSION
-from worker.web.access import Visitor, new_session
+from worker.web.access import Visitor, new_session, require_operator
 from worker.web.context import Web, web_of
 
 NOTHING = "\N{EN DASH}"
@@ -50,6 +50,15 @@ def form_visitor(
 
 
 FormVisitor = Annotated[Visitor, Depends(form_visitor)]
+
+
+def form_operator(visitor: FormVisitor) -> Visitor:
+    """The dependency of forms that change something for everybody."""
+    require_operator(visitor)
+    return visitor
+
+
+FormOperator = Annotated[Visitor, Depends(form_operator)]
 
 
 def check_form(request: Request, csrf_token: str) -> None:

@@ -18,7 +18,7 @@ from worker.web.access import clean_name
 from worker.web.api import find_study, printable, start_again
 from worker.web.context import Web, WebDep
 from worker.web.presentation import Scale, shown
-from worker.web.render import FormVisitor, PageVisitor
+from worker.web.render import FormOperator, FormVisitor, PageVisitor
 from worker.web.schemas import Uid
 
 router = APIRouter(prefix="/studies/{study_instance_uid}")
@@ -50,6 +50,27 @@ def result_part(
 ) -> Response:
     """What changes while a study is on its way; the page asks for it every few seconds."""
     return _part(request, web, study_instance_uid, "study_result.html")
+
+
+@router.get("/images")
+def images_part(
+    request: Request, web: WebDep, _visitor: PageVisitor, study_instance_uid: Uid
+) -> Response:
+    """The images, for those that come while the page is open."""
+    return _part(request, web, study_instance_uid, "study_images.html")
+
+
+@router.get("/report")
+def report_part(
+    request: Request, web: WebDep, _visitor: PageVisitor, study_instance_uid: Uid
+) -> Response:
+    """The newest report as text."""
+    with web.database.read() as tx:
+        study = find_study(tx, study_instance_uid)
+        report = stored.newest_report(tx, study_instance_uid)
+    return render.fragment(
+        request, "study_report.html", study=study, report_text=_report_text(report)
+    )
 
 
 @router.get("/current")
@@ -84,13 +105,13 @@ def give_feedback(
 
 
 @router.post("/reprocess")
-def reprocess(web: WebDep, _visitor: FormVisitor, study_instance_uid: Uid) -> Response:
+def reprocess(web: WebDep, _visitor: FormOperator, study_instance_uid: Uid) -> Response:
     start_again(web, study_instance_uid)
     return RedirectResponse(f"/studies/{study_instance_uid}", 303)
 
 
 @router.post("/retry")
-def retry(web: WebDep, _visitor: FormVisitor, study_instance_uid: Uid) -> Response:
+def retry(web: WebDep, _visitor: FormOperator, study_instance_uid: Uid) -> Response:
     with web.database.begin() as tx:
         find_study(tx, study_instance_uid)
         restarts.retry_deliveries(tx, study_instance_uid=study_instance_uid)

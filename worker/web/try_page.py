@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from worker.web import render
 from worker.web.context import Web, WebDep
 from worker.web.guard import UPLOAD_BYTES_MAX
-from worker.web.render import FormVisitor, PageVisitor
+from worker.web.render import FormOperator, PageVisitor
 from worker.web.uploads import Outcome, Upload
 
 PATH = "/try"
@@ -29,7 +29,7 @@ def try_page(request: Request, web: WebDep, visitor: PageVisitor) -> Response:
 def upload(
     request: Request,
     web: WebDep,
-    visitor: FormVisitor,
+    visitor: FormOperator,
     files: Annotated[list[UploadFile], File()],
     age_years: Annotated[str, Form(max_length=3, pattern=r"^\d*$")] = "",
 ) -> Response:

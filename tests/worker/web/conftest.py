@@ -25,11 +25,11 @@ MakeClient = Callable[..., TestClient]
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite database of 120 studies, to be copied."""
     path = tmp_path_factory.mktemp("filled") / "cxr.db"
-    _fill(f"sqlite:///{path}")
+    fill(f"sqlite:///{path}")
     return path
 
 
-def _fill(url: str) -> None:
+def fill(url: str) -> None:
     database = Database(url)
     schema.upgrade(database)
     population.fill(database, 120)
@@ -41,7 +41,7 @@ def make_client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make
     """Clients of applications over one database of 120 studies: SQLite, or both where asked for."""
     if "database_url" in request.fixturenames:
         database_url = request.getfixturevalue("database_url")
-        _fill(database_url)
+        fill(database_url)
     else:
         database_url = f"sqlite:///{tmp_path / 'cxr.db'}"
         shutil.copy(request.getfixturevalue("filled"), tmp_path / "cxr.db")

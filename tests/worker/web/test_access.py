@@ -14,6 +14,8 @@ PAGES = [
     "/worklist",
     "/studies/1.2.3.1",
     "/studies/1.2.3.1/current",
+    "/studies/1.2.3.1/images",
+    "/studies/1.2.3.1/report",
     "/system",
     "/try",
     "/api",

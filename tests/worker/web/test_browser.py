@@ -1,7 +1,11 @@
 """A reader at work, in a real browser, over a live `cxr-worker up`."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from playwright.sync_api import Browser, Page, Request, expect
 
 from tests.support import browser as browsers
 from tests.support import dicom
+from tests.support.peers import free_port
 from tests.support.system import Pacs, System, running, wait_for
 from worker import home
 
@@ -128,6 +133,42 @@ def test_the_overlay_slides_and_can_be_switched_off(
     expect(overlay).to_have_css("opacity", "0")
 
 
+def test_an_open_study_shows_what_arrives_later_without_reloading(
+    system: System, page: Page, tmp_path: Path
+) -> None:
+    first = dicom.chest(AccessionNumber="LATER-1")
+    system.send([dicom.write(first, tmp_path)])
+    system.wait_until_reported(str(first.StudyInstanceUID))
+    page.goto(f"/studies/{first.StudyInstanceUID}")
+    expect(page.locator(".stack")).to_have_count(1)
+    expect(page.get_by_text("of 1 images")).to_be_visible()
+    page.evaluate("window.stayed = document.querySelector('.stack img').mark = 'here'")
+    page.get_by_label("Opacity").press("End")
+    later = dicom.chest(
+        str(first.StudyInstanceUID), AccessionNumber="LATER-1", pixels=dicom.chest_pixels(seed=7)
+    )
+    system.send([dicom.write(later, tmp_path)])
+    expect(page.locator(".stack")).to_have_count(2)
+    expect(page.locator(".overlay")).to_have_count(2)
+    expect(page.locator(".overlay").last).to_have_css("opacity", "1")
+    expect(page.get_by_text("of 2 images")).to_be_visible()  # the new report's text
+    assert page.evaluate("window.stayed") == "here"  # no reload
+
+
+def test_what_does_not_change_is_not_loaded_again(
+    system: System, page: Page, tmp_path: Path
+) -> None:
+    study = _send(system, tmp_path, AccessionNumber="SAME-1")
+    system.wait_until_delivered(study)
+    page.goto(f"/studies/{study}")
+    page.evaluate("document.querySelector('.stack img').mark = 'first'")
+    with page.expect_response(re.compile("/images$")), page.expect_response(re.compile("/report$")):
+        pass
+    with page.expect_response(re.compile("/images$")):
+        pass
+    assert page.evaluate("document.querySelector('.stack img').mark") == "first"
+
+
 def test_a_file_that_is_dropped_is_analysed_and_never_delivered(
     system: System, page: Page, tmp_path: Path
 ) -> None:
@@ -158,6 +199,55 @@ def test_axe_finds_no_serious_violation(
             page.wait_for_load_state("networkidle")
             found += [f"{path} {width}: {problem}" for problem in browsers.violations(page, axe)]
     assert found == []
+
+
+def test_axe_finds_no_serious_violation_in_signing_in_and_searching(
+    browser: Browser, system: System, page: Page, tmp_path: Path
+) -> None:
+    axe = browsers.axe_script(tmp_path)
+    _send(system, tmp_path, AccessionNumber="AXE-FIND")
+    page.goto("/")
+    expect(page.get_by_role("link", name="AXE-FIND")).to_be_visible()
+    page.get_by_label("Accession number or patient ID").fill("AXE-FIND")
+    page.get_by_role("button", name="Find").click()
+    expect(page).to_have_url(re.compile("/find$"))
+    expect(page.get_by_role("link", name="AXE-FIND")).to_be_visible()
+    assert browsers.violations(page, axe) == []
+    with _guarded(system, tmp_path / "guarded") as base:
+        for theme in ("light", "dark"):
+            page = browser.new_page(color_scheme="dark" if theme == "dark" else "light")
+            page.goto(f"{base}/")
+            expect(page).to_have_url(re.compile("/login$"))
+            assert browsers.violations(page, axe) == []
+            page.get_by_label("Your name").fill("Reader")
+            page.get_by_label("Key of this installation").fill("wrong")
+            page.get_by_role("button", name="Sign in", exact=True).click()
+            expect(page.get_by_role("alert")).to_be_visible()
+            assert browsers.violations(page, axe) == []
+            page.close()
+
+
+@contextmanager
+def _guarded(system: System, folder: Path) -> Iterator[str]:
+    """Another web process over the same database, with a token and a provider."""
+    port = free_port()
+    env = system.env | {
+        "CXR_HOME_DIR": str(folder),
+        "CXR_DATABASE_URL": f"sqlite:///{system.home / 'cxr.db'}",
+        "CXR_WEB_PORT": str(port),
+        "CXR_WEB_TOKEN": "a-token-of-some-length",
+        "CXR_WEB_URL": f"http://127.0.0.1:{port}",
+        "CXR_WEB_OIDC_ISSUER": "https://idp.example",
+        "CXR_WEB_OIDC_CLIENT_ID": "cxr",
+    }
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("CXR_")}
+    process = subprocess.Popen([sys.executable, "-m", "worker.cli", "web"], env=clean | env)
+    try:
+        wait_for("the guarded page", lambda: home.published_port(folder, "web"))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def test_a_keyboard_reaches_the_first_study(system: System, page: Page, tmp_path: Path) -> None:

@@ -18,7 +18,15 @@ def recent(make_client: MakeClient) -> TestClient:
     client = make_client()
     database: Database = client.app.state.web.database  # type: ignore[attr-defined]
     with database.begin() as tx:
-        for table in ("feedback", "outbox", "objects", "reports", "instances", "studies"):
+        for table in (
+            "comparisons",
+            "feedback",
+            "outbox",
+            "objects",
+            "reports",
+            "instances",
+            "studies",
+        ):
             tx.conn.exec_driver_sql(f"DELETE FROM {table}")
     population.fill(database, 120, start=datetime.now(UTC) - timedelta(hours=21))
     return client
@@ -140,3 +148,17 @@ def test_the_scale_keeps_order_and_bounds() -> None:
 def _one(client: TestClient, **query: str) -> str:
     found = client.get("/api/v1/studies", params=query).json()["studies"]
     return str(found[0]["study_instance_uid"])
+
+
+def test_the_system_page_shows_two_models_side_by_side_where_there_are_two(
+    recent: TestClient,
+) -> None:
+    page = recent.get("/system").text
+    assert "Two models side by side" in page
+    assert "other 2.0.0, the challenger, against test" in page
+    assert "Difference of the models" in page
+    assert "took 20 ms and 30 ms" in page
+    database: Database = recent.app.state.web.database  # type: ignore[attr-defined]
+    with database.begin() as tx:
+        tx.conn.exec_driver_sql("DELETE FROM comparisons")
+    assert "Two models side by side" not in recent.get("/system").text
