@@ -91,6 +91,7 @@ def _make_engine(url: str) -> Engine:
         pool_size=4,
         max_overflow=28,
         pool_timeout=5,
+        hide_parameters=True,  # an error would quote them
         connect_args={"connect_timeout": POSTGRESQL_CONNECT_TIMEOUT_S, "options": options},
     )
 
@@ -103,6 +104,7 @@ def _make_sqlite_engine(url: sa.URL) -> Engine:
         pool_size=4,
         max_overflow=28,
         pool_timeout=SQLITE_BUSY_TIMEOUT_S,
+        hide_parameters=True,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S},
     )
 

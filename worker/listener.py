@@ -7,15 +7,20 @@ thread or database connection; it then only starts again what has died.
 import gc
 import os
 import socket
+import ssl
 import threading
+from dataclasses import dataclass
 from functools import partial
 
 import sqlalchemy.exc
 
 from db import schema
 from db.engine import Database
+from dicom_io.tls import server_context
 from worker import commit, erase, home, log
 from worker.celery_app import make_app
+from worker.connections import Connections
+from worker.errors import WorkerError
 from worker.notify import Notifier
 from worker.receive import Receiver
 from worker.scp import bind_port, start_server
@@ -29,6 +34,18 @@ PROCESSES_MAX = 4  # by default: what the disk takes is reached
 _log = log.get("listener")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """A socket that listens; tls is None where it speaks plain DICOM."""
+
+    listening: socket.socket
+    tls: ssl.SSLContext | None
+
+    @property
+    def number(self) -> int:
+        return int(self.listening.getsockname()[1])
+
+
 def run(settings: Settings, stop: threading.Event) -> int:
     """Receive until `stop` is set; associations under way are then given a moment to end."""
     _require_schema(settings)
@@ -36,18 +53,21 @@ def run(settings: Settings, stop: threading.Event) -> int:
     spool.create()
     with home.lock(settings.home, "listener"):
         spool.sweep_temp()
-        listening = bind_port(settings.bind, settings.dicom_port)
-        port = listening.getsockname()[1]
-        home.publish_port(settings.home, port)
+        ports = _bind(settings)
+        for port in ports:
+            home.publish_port(
+                settings.home, port.number, "listener-tls" if port.tls else "listener"
+            )
+            what = f"{settings.ae_title} on {settings.bind}:{port.number}"
+            _log.info("listening as %s%s", what, " with TLS" if port.tls else "")
         count = settings.listener_processes or min(os.cpu_count() or 1, PROCESSES_MAX)
-        _log.info("listening as %s on %s:%s", settings.ae_title, settings.bind, port)
         gc.collect()
         gc.freeze()  # what was imported stays: no collection looks at it, no process copies it
         if count == 1:
-            _receive(settings, spool, listening, stop)
+            _receive(settings, spool, ports, stop)
             return 0
         children = [
-            Forked(f"listener {number}", partial(_receive, settings, spool, listening, stop))
+            Forked(f"listener {number}", partial(_receive, settings, spool, ports, stop))
             for number in range(1, count + 1)
         ]
         try:
@@ -55,11 +75,42 @@ def run(settings: Settings, stop: threading.Event) -> int:
                 child.start()
             return watch(children, stop)
         finally:
-            listening.close()
+            for port in ports:
+                port.listening.close()
             for child in children:
                 child.terminate()
             for child in children:
                 child.stop()
+
+
+def _bind(settings: Settings) -> list[Port]:
+    tls = _tls(settings)  # first: a bad file is no reason to take a port
+    ports = []
+    if settings.listener_plain:
+        ports.append(Port(listening=bind_port(settings.bind, settings.dicom_port), tls=None))
+    if tls is not None and settings.listener_tls_port is not None:
+        try:
+            listening = bind_port(settings.bind, settings.listener_tls_port)
+        except OSError as error:
+            where = f"{settings.bind}:{settings.listener_tls_port}"
+            raise WorkerError(
+                f"cannot listen on {where}: {error.strerror}; set CXR_LISTENER_TLS_PORT to a free "
+                "port"
+            ) from error
+        ports.append(Port(listening=listening, tls=tls))
+    return ports
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    cert, key = settings.listener_tls_cert, settings.listener_tls_key
+    if cert is None or key is None:
+        return None
+    try:
+        return server_context(
+            cert, key, settings.listener_tls_ca, settings.listener_tls_client_certificate
+        )
+    except ValueError as error:
+        raise WorkerError(f"CXR_LISTENER_TLS_…: {error}") from error
 
 
 def _require_schema(settings: Settings) -> None:
@@ -70,9 +121,7 @@ def _require_schema(settings: Settings) -> None:
         database.dispose()
 
 
-def _receive(
-    settings: Settings, spool: Spool, listening: socket.socket, stop: threading.Event
-) -> None:
+def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threading.Event) -> None:
     """One process's part, with a database and threads of its own."""
     database = Database(settings.database)
     notifier = Notifier(make_app(settings.broker, publish_only=True))
@@ -84,15 +133,21 @@ def _receive(
         max_study_age_days=settings.max_study_age_days,
         spool_reserve_mb=settings.spool_reserve_mb,
     )
-    server = start_server(
-        listening,
-        store=receiver.receive,
-        record_commitment=partial(commit.record, database),
-        temp_folder=spool.temp,
-        ae_title=settings.ae_title,
-        allowed_calling_ae_titles=settings.allowed_calling_ae_titles,
-        allowed_ips=settings.allowed_ips,
-    )
+    connections = Connections()
+    servers = [
+        start_server(
+            port.listening,
+            store=receiver.receive,
+            record_commitment=partial(commit.record, database),
+            temp_folder=spool.temp,
+            ae_title=settings.ae_title,
+            allowed_calling_ae_titles=settings.allowed_calling_ae_titles,
+            allowed_ips=settings.allowed_ips,
+            tls=port.tls,
+            connections=connections,
+        )
+        for port in ports
+    ]
     try:
         while True:
             receiver.adopt_if_needed()
@@ -100,7 +155,10 @@ def _receive(
             if stop.wait(ADOPT_EVERY_S):
                 break
     finally:
-        server.shutdown()
+        for server in servers:
+            server.stop_accepting()
+        for server in servers:
+            server.shutdown()
         notifier.close()
         database.dispose()
 

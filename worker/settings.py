@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from dicom_io.tls import ClientCertificate
 from worker import destinations, embedded
 from worker.destinations import DestinationsFile, Recipient
 from worker.errors import BadSettings
@@ -89,6 +90,29 @@ class Settings(BaseModel):
         ge=1,
         le=64,
         description="Processes that receive on the one port. Empty: one per core, at most 4.",
+    )
+    listener_plain: bool = Field(
+        True, description="Off: CXR_DICOM_PORT is not served, only CXR_LISTENER_TLS_PORT."
+    )
+    listener_tls_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Listener's port for DICOM over TLS, usually 2762; 0: any free one. Empty: none.",
+    )
+    listener_tls_cert: Path | None = Field(
+        None, description="PEM file of the listener's certificate, and of its CAs below it."
+    )
+    listener_tls_key: Path | None = Field(
+        None, description="PEM file of the certificate's key, without a password."
+    )
+    listener_tls_ca: Path | None = Field(
+        None, description="PEM file of the CAs, or the certificates, of those who may connect."
+    )
+    listener_tls_client_certificate: ClientCertificate = Field(
+        ClientCertificate.REQUIRED,
+        description="Whether a peer must show a certificate (required), may (optional), or is not "
+        "asked for one (none).",
     )
     allowed_calling_ae_titles: Annotated[tuple[AeTitle, ...], CommaSeparated] = Field(
         (), description="Who may associate, by AE title, comma-separated. Empty: anyone."
@@ -280,6 +304,27 @@ class Settings(BaseModel):
             raise ValueError(
                 "CXR_WEB_BIND is no loopback address: set CXR_WEB_TOKEN, or CXR_WEB_USER_HEADER "
                 "and CXR_WEB_TRUSTED_PROXIES"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        files = (self.listener_tls_cert, self.listener_tls_key, self.listener_tls_ca)
+        if self.listener_tls_port is None:
+            if not self.listener_plain:
+                raise ValueError("CXR_LISTENER_PLAIN is off: CXR_LISTENER_TLS_PORT is needed")
+            if any(files):
+                raise ValueError("CXR_LISTENER_TLS_…: CXR_LISTENER_TLS_PORT is needed")
+            return self
+        if None in files[:2]:
+            raise ValueError(
+                "CXR_LISTENER_TLS_PORT: CXR_LISTENER_TLS_CERT and CXR_LISTENER_TLS_KEY are needed"
+            )
+        wants_ca = self.listener_tls_client_certificate is not ClientCertificate.NONE
+        if wants_ca != (self.listener_tls_ca is not None):
+            raise ValueError(
+                "CXR_LISTENER_TLS_CA is needed, and used, only with "
+                "CXR_LISTENER_TLS_CLIENT_CERTIFICATE=required or optional"
             )
         return self
 
