@@ -187,18 +187,21 @@ class _Receiver:
                 if dul.to_provider_queue.queue or not self._is_readable(WAIT_S):
                     return
         except (_TooSlow, TimeoutError):
-            self._forget_file()
-            dul.event_queue.put("Evt19")  # as an invalid PDU: it is aborted, and told so
+            self._give_up("Evt19")  # as an invalid PDU: it is aborted, and told so
         except (OSError, EOFError):
-            self._forget_file()
-            dul.event_queue.put("Evt17")  # transport connection closed
+            self._give_up("Evt17")  # transport connection closed
         except Exception:  # whatever the decoder makes of rubbish
-            self._forget_file()
-            dul.event_queue.put("Evt19")  # invalid PDU
+            self._give_up("Evt19")  # invalid PDU
         else:
             pdu, event = received
             dul._recv_pdu.put(pdu)
             dul.event_queue.put(event)
+
+    def _give_up(self, event: str) -> None:
+        self._forget_file()
+        if self._dul.state_machine.current_state == "Sta2":  # who awaits the request: no more
+            self._dul.to_user_queue.put(None)
+        self._dul.event_queue.put(event)
 
     def _drain(self) -> None:
         """Aborted or rejected, nothing that comes means anything; only the end is awaited."""

@@ -98,7 +98,8 @@ class Settings(BaseModel):
         None,
         ge=0,
         le=65535,
-        description="Listener's port for DICOM over TLS, usually 2762; 0: any free one. Empty: none.",
+        description="Listener's port for DICOM over TLS, usually 2762; 0: any free one. "
+        "Empty: none.",
     )
     listener_tls_cert: Path | None = Field(
         None, description="PEM file of the listener's certificate, and of its CAs below it."

@@ -63,7 +63,7 @@ def _tls(site: Site, server: str = "ec", **settings: object) -> dict[str, object
     }
 
 
-@pytest.fixture(scope="module", params=["ec", "rsa:2048"])
+@pytest.fixture(scope="module", params=["ec", pytest.param("rsa:2048", marks=pytest.mark.long)])
 def listener(
     request: pytest.FixtureRequest, site: Site, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Listener]:
@@ -165,14 +165,16 @@ def test_every_suite_of_the_profile_is_spoken(
         ["-tls1_2", "-cipher", "eNULL@SECLEVEL=0"],
         ["-tls1_2", "-cipher", "ECDHE+AESCCM@SECLEVEL=0"],
     ],
-    ids=lambda it: " ".join(it),
+    ids=" ".join,
 )
 def test_nothing_older_or_weaker_is_spoken(
     listener: Listener, site: Site, offered: list[str]
 ) -> None:
     if offered in (["-tls1"], ["-tls1_1"]):  # what openssl itself refuses unless told not to
         offered = [*offered, "-cipher", "ALL@SECLEVEL=0"]
+    refusals = listener.log.count("no TLS: ")
     assert not _s_client(listener, *offered, *_shown(site.modality))
+    assert listener.log.count("no TLS: ") == refusals + 1  # it was we who refused
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
@@ -210,6 +212,7 @@ def test_plain_and_tls_stand_side_by_side_and_each_port_speaks_its_own(
         assert listener.rows() == 2
 
 
+@pytest.mark.long
 def test_whether_a_certificate_is_needed_is_a_setting(site: Site, tmp_path: Path) -> None:
     anonymous = ["+tla", "+cf", site.ca]
     known = ["+tls", site.modality.key, site.modality.cert, "+cf", site.ca]

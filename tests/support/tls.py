@@ -40,8 +40,9 @@ class Authority:
         extensions = self._folder / f"{name}.ext"
         extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
         days = "-1" if expired else "2"
-        _openssl("x509", "-req", "-in", request, "-CA", self.cert, "-CAkey", self._key,
-                 "-CAcreateserial", "-days", days, "-extfile", extensions, "-out", cert)  # fmt: skip
+        signed_by = ["-CA", self.cert, "-CAkey", self._key, "-CAcreateserial"]
+        _openssl("x509", "-req", "-in", request, *signed_by, "-days", days,
+                 "-extfile", extensions, "-out", cert)  # fmt: skip
         return Identity(cert=cert, key=key)
 
 
