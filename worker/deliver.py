@@ -25,6 +25,7 @@ from dicom_io.scu import SendObject, SendResult, StoragePeer
 from dicom_io.sr_report import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
 from dicom_io.stow import WebPeer
 from worker import log
+from worker.audit_message import Transfer
 from worker.destinations import Recipient
 from worker.patience import REFUSALS_MAX, backoff_s, is_too_old
 from worker.services import Services
@@ -104,6 +105,7 @@ def _deliver(
     except DicomError as error:  # it holds what a Comprehensive SR may not
         result = _failure(delivery, f"cannot be converted: {error}", refused=True)
     if result.error is None:
+        _audit(services, recipient, delivery)
         return _record_sent(services, recipient, delivery.held)
     extra = {"sop_instance_uid": delivery.sop_instance_uid}
     _log.warning("not delivered: %s", result.error, extra=extra)
@@ -115,6 +117,18 @@ def _deliver(
         refused=result.refused,
     )
     return False
+
+
+def _audit(services: Services, recipient: Recipient, delivery: DueDelivery) -> None:
+    address = recipient.address
+    what = Transfer(
+        peer=address.url if isinstance(address, WebDestination) else address.ae_title,
+        peer_address="" if isinstance(address, WebDestination) else address.host,
+        is_incoming=False,
+        study_instance_uid=delivery.study_instance_uid,
+        patient_id=delivery.patient_id or "",
+    )
+    services.audit.transferred(what, delivery.sop_class_uid)
 
 
 def _store(services: Services, peer: StoragePeer | WebPeer, delivery: DueDelivery) -> SendResult:

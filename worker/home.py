@@ -13,6 +13,10 @@ def spool_folder(home: Path) -> Path:
     return home / "spool"
 
 
+def audit_file(home: Path) -> Path:
+    return home / "audit" / "audit.xml"
+
+
 @contextmanager
 def lock(home: Path, role: str) -> Iterator[None]:
     """Hold the home for one role; WorkerError if another process holds it.

@@ -18,12 +18,15 @@ from db import schema
 from db.engine import Database
 from dicom_io.tls import server_context
 from worker import commit, erase, home, log
+from worker.association_server import Refusal
+from worker.audit import Audit
+from worker.audit_message import refused_peer
 from worker.celery_app import make_app
 from worker.connections import Connections
 from worker.errors import WorkerError
 from worker.notify import Notifier
 from worker.receive import Receiver
-from worker.scp import bind_port, start_server
+from worker.scp import RefusalLog, bind_port, start_server
 from worker.settings import Settings
 from worker.spool import Spool
 from worker.supervisor import Forked, watch
@@ -125,6 +128,7 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
     """One process's part, with a database and threads of its own."""
     database = Database(settings.database)
     notifier = Notifier(make_app(settings.broker, publish_only=True))
+    audit = Audit.of(settings)
     receiver = Receiver(
         spool=spool,
         database=database,
@@ -132,6 +136,7 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
         settle_s=settings.study_settle_s,
         max_study_age_days=settings.max_study_age_days,
         spool_reserve_mb=settings.spool_reserve_mb,
+        audit=audit,
     )
     connections = Connections()
     servers = [
@@ -145,6 +150,7 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
             allowed_ips=settings.allowed_ips,
             tls=port.tls,
             connections=connections,
+            on_refusal=partial(_refused, audit, RefusalLog()),
         )
         for port in ports
     ]
@@ -160,7 +166,16 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
         for server in servers:
             server.shutdown()
         notifier.close()
+        audit.close()
         database.dispose()
+
+
+def _refused(audit: Audit, refusal_log: RefusalLog, refusal: Refusal) -> None:
+    refusal_log(refusal)
+    message = refused_peer(
+        audit.ae_title, refusal.peer_address, refusal.calling_ae_title, refusal.reason
+    )
+    audit.report(message, once=refusal)
 
 
 def _sweep_erased(database: Database, spool: Spool) -> None:

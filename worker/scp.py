@@ -3,6 +3,8 @@
 import socket
 import ssl
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
@@ -34,6 +36,7 @@ from worker.receive import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Origin
 MAXIMUM_PDU_BYTES = 1 << 20  # 16 KiB, the usual default, costs half the speed
 RECEIVE_BUFFER_BYTES = 4 << 20
 WAITING_CONNECTIONS_MAX = 64
+REFUSALS_LOGGED_PER_S = 10
 ACSE_TIMEOUT_S = 15
 DIMSE_TIMEOUT_S = 60
 
@@ -85,7 +88,7 @@ def start_server(
 
     connections: of all servers of this process. on_refusal: told of who was not let in.
     """
-    on_refusal = on_refusal or log_refusal
+    on_refusal = on_refusal or RefusalLog()
     # Data sets go to a file as they arrive, undecoded; the file must lie beside the spool's,
     # or its rename would be a copy. Both are settings of the process.
     _config.STORE_RECV_CHUNKED_DATASET = True
@@ -134,8 +137,27 @@ def start_server(
     return server
 
 
-def log_refusal(refusal: Refusal) -> None:
-    _log.warning("refused: %s", refusal.reason, extra={"peer_address": refusal.peer_address})
+class RefusalLog:
+    """Logs who was not let in, so many in a second: nobody fills a disk by knocking."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._second = 0
+        self._count = self._left_out = 0
+
+    def __call__(self, refusal: Refusal) -> None:
+        second = int(time.monotonic())
+        with self._lock:
+            if second != self._second:
+                left_out, self._left_out = self._left_out, 0
+                self._second, self._count = second, 0
+                if left_out:
+                    _log.warning("%s more refusals not logged", left_out)
+            self._count += 1
+            if self._count > REFUSALS_LOGGED_PER_S:
+                self._left_out += 1
+                return
+        _log.warning("refused: %s", refusal.reason, extra={"peer_address": refusal.peer_address})
 
 
 class _Shared(list[Any]):
@@ -201,6 +223,7 @@ def _handle_store(event: Event, store: Store) -> int:
         sop_class_uid=str(request.AffectedSOPClassUID),
         sop_instance_uid=str(request.AffectedSOPInstanceUID),
         calling_ae_title=str(event.assoc.requestor.ae_title).strip(),
+        peer_address=str(event.assoc.requestor.address),
     )
     path = event.dataset_path
     if path is None:  # a request without a data set

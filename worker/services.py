@@ -9,6 +9,7 @@ from model.bands import Interpreter
 from model.bundle import FINDING, Bundle, read_bundle, shipped_bundle_path
 from model.errors import BundleError
 from worker import home
+from worker.audit import Audit
 from worker.celery_app import make_app
 from worker.notify import Notifier, Notify
 from worker.settings import Settings
@@ -23,6 +24,7 @@ class Services:
     bundle: Bundle
     interpreter: Interpreter
     notify: Notify
+    audit: Audit
 
     @property
     def policy(self) -> Policy:
@@ -71,4 +73,5 @@ def make_services(settings: Settings) -> Services:
         bundle=bundle,
         interpreter=make_interpreter(settings, bundle),
         notify=Notifier(make_app(settings.broker, publish_only=True)),
+        audit=Audit.of(settings),
     )

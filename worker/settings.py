@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -210,6 +211,24 @@ class Settings(BaseModel):
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Prometheus metrics; 0: any free port. Empty: none."
     )
+    audit: str = Field(
+        "file",
+        description="Where audit messages go: file (audit/audit.xml in the home folder), a syslog "
+        "server (tls://host:6514, udp://host:514, unix:///dev/log), or off.",
+    )
+    audit_keep_mb: int = Field(
+        256, ge=1, le=1_000_000, description="Of the audit file and those set aside, what is kept."
+    )
+    audit_tls_ca: Path | None = Field(
+        None, description="PEM file of the CAs of a tls:// audit server. Empty: the system's."
+    )
+    audit_tls_cert: Path | None = Field(
+        None, description="PEM file of our certificate for a tls:// audit server."
+    )
+    audit_tls_key: Path | None = Field(None, description="PEM file of that certificate's key.")
+    audit_patient_id: bool = Field(
+        False, description="Whether audit messages name the patient, by Patient ID."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe level that is logged."
     )
@@ -238,6 +257,18 @@ class Settings(BaseModel):
         url = value.get_secret_value()
         if url and not url.startswith(("redis://", "rediss://", "redis+socket://")):
             raise ValueError("expected redis://…, rediss://… or redis+socket://…")
+        return value
+
+    @field_validator("audit")
+    @classmethod
+    def _known_audit(cls, value: str) -> str:
+        parts = urlsplit(value)
+        is_server = parts.scheme in ("tls", "udp") and parts.hostname and not parts.path
+        if is_server and parts.port == 0:  # .port raises ValueError for what is none
+            raise ValueError("expected a port of 1 to 65535")
+        is_socket = parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc
+        if value not in ("file", "off") and not is_server and not is_socket:
+            raise ValueError("expected file, off, tls://host:port, udp://host:port or unix:///path")
         return value
 
     @field_validator("web_token")

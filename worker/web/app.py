@@ -1,5 +1,6 @@
 """The web application: pages, API, static files, behind one guard. TensorFlow is never loaded."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from starlette.exceptions import HTTPException
 from worker import log
 from worker.services import Services
 from worker.version import VERSION
-from worker.web import api, api_page, login, pages, study_page, system_page, try_page
+from worker.web import api, api_page, audited, login, pages, study_page, system_page, try_page
 from worker.web.access import Access
 from worker.web.context import Web
 from worker.web.guard import Guard
@@ -33,7 +34,7 @@ def make_app(services: Services) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.web = Web(services=services, access=access)
+    app.state.web = web = Web(services=services, access=access)
     app.include_router(api.router)
     for module in (pages, study_page, system_page, try_page, login, api_page):
         app.include_router(module.router, include_in_schema=False)
@@ -43,7 +44,9 @@ def make_app(services: Services) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(sqlalchemy.exc.OperationalError, _database_down)
     app.add_exception_handler(sqlalchemy.exc.TimeoutError, _database_down)
-    app.add_middleware(Guard, access=access, upload_path=try_page.PATH)
+    app.add_middleware(
+        Guard, access=access, upload_path=try_page.PATH, answered=partial(audited.report, web)
+    )
     return app
 
 
