@@ -105,14 +105,13 @@ def application(ae_title: str, what: str, *, started: bool) -> Message:
 
 def refused_peer(ae_title: str, address: str, calling_ae_title: str, reason: str) -> Message:
     """A.5.3.11, Security Alert: a connection or an association that was refused."""
-    peer = Participant(
-        user_id=calling_ae_title or address, ae_title=calling_ae_title, address=address
-    )
+    title = clean(calling_ae_title)
+    peer = Participant(user_id=title or address, ae_title=title, address=address)
     node = Thing(
         id_type=_NODE_ID,
         id=address,
         role=_SECURITY_RESOURCE,
-        name=calling_ae_title or address,
+        name=title or address,
         details={"Alert Description": reason},
     )
     return Message(

@@ -40,7 +40,6 @@ NOT_AUDITED = frozenset(
         "health",
         "get_status",
         "system_page",
-        "system_part",
         "try_page",
         "upload",
         "sign_in_form",
