@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/installed
 
-.PHONY: demo test test-long check bench bench-scale peers fuzz lock clean
+.PHONY: demo test test-long check bench bench-scale peers fuzz hostile lock clean
 
 demo: $(SETUP)
 	@$(BIN)/python -m worker.demo
@@ -29,6 +29,11 @@ peers: $(SETUP)
 # A thousand mutated files through the listener and the workers; FUZZ_SEED chooses others.
 fuzz: $(SETUP)
 	FUZZ_FILES=1000 $(BIN)/python -m pytest -q -s tests/chaos/test_mutations.py
+
+# Hostile peers against the listener, half a minute of each kind, and 10,000 mutated data sets.
+hostile: $(SETUP)
+	HOSTILE_S=30 HOSTILE_FILES=10000 $(BIN)/python -m pytest -q -s -m long \
+		tests/chaos/test_hostile_peers.py
 
 # Timings beside peers, to the terminal and var/bench.json.
 bench: $(SETUP)

@@ -66,7 +66,7 @@ class AssociationHandler(RequestHandler):
         if not policy.allows(address):
             policy.on_refusal(Refusal(peer_address=address, reason="address not allowed"))
             return
-        with policy.connections.entered(cast(socket, self.request)) as connection:
+        with policy.connections.entered(cast(socket, self.request), address) as connection:
             if connection is None:
                 policy.on_refusal(Refusal(peer_address=address, reason="too many connections"))
             elif self._is_secured(connection, address):

@@ -1,28 +1,30 @@
 """The connections to one listener process: how many at once, and who makes room.
 
 A peer that connects and says nothing, stops in the middle of a PDU, or dribbles takes a place
-like any other. When all are taken, the one that has gone longest without a whole message makes
-room, those that have not even associated first. So whoever works is let in, whatever the others
-do, and no time-out has to be short for that.
+like any other. When all are taken, the connection that has gone longest without a whole message
+makes room: one of the address that has most of them, for a newcomer that has fewer; else any that
+has been silent for a while. So whoever works is let in whatever others do, and no time-out has to
+be short for that.
 """
 
 import contextlib
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 CONNECTIONS_MAX = 100  # in each process
 OVERFLOW_MAX = 20  # more that are still told why they are refused
-SILENT_MIN_S = 1.0  # an association that had a message since then keeps its place
+SILENT_MIN_S = 1.0  # who had a message since then makes room only for another address
 
 
 class Connection:
     """One connection, from its acceptance until the threads of its association have ended."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, address: str) -> None:
         self.socket = sock
-        self.is_established = False
+        self.address = address
         self.is_serving = False
         self.is_over = False  # beyond the limit: to be rejected
         self.done_at = time.monotonic()  # the last whole message, or the beginning
@@ -48,9 +50,9 @@ class Connections:
         self.evicted_count = 0
 
     @contextlib.contextmanager
-    def entered(self, sock: socket.socket) -> Iterator[Connection | None]:
+    def entered(self, sock: socket.socket, address: str) -> Iterator[Connection | None]:
         """A place for this connection while it lasts; None where there is none."""
-        connection = self._enter(sock)
+        connection = self._enter(Connection(sock, address))
         try:
             yield connection
         finally:
@@ -58,24 +60,31 @@ class Connections:
                 if connection in self._open:  # not evicted
                     self._open.remove(connection)
 
-    def _enter(self, sock: socket.socket) -> Connection | None:
-        connection = Connection(sock)
+    def _enter(self, connection: Connection) -> Connection | None:
         with self._lock:
-            if len(self._open) >= self._maximum and (victim := self._silent_longest()):
-                self._open.remove(victim)
-                self.evicted_count += 1
-                victim.drop()
-            if len(self._open) >= self._maximum + self._overflow:
-                return None
-            connection.is_over = len(self._open) >= self._maximum
+            placed = [it for it in self._open if not it.is_over]
+            if len(placed) >= self._maximum:
+                victim = self._who_makes_room(placed, connection.address)
+                if victim is not None:
+                    self._open.remove(victim)
+                    self.evicted_count += 1
+                    victim.drop()
+                elif len(self._open) - len(placed) < self._overflow:
+                    connection.is_over = True
+                else:
+                    return None
             self._open.append(connection)
         return connection
 
-    def _silent_longest(self) -> Connection | None:
+    @staticmethod
+    def _who_makes_room(placed: list[Connection], newcomer: str) -> Connection | None:
+        held = Counter(it.address for it in placed)
+        [(address, most)] = held.most_common(1)
         before = time.monotonic() - SILENT_MIN_S
         able = [
             it
-            for it in self._open
-            if not it.is_serving and (not it.is_established or it.done_at < before)
+            for it in placed
+            if not it.is_serving
+            and (it.address == address if most > held[newcomer] + 1 else it.done_at < before)
         ]
-        return min(able, key=lambda it: (it.is_established, it.done_at), default=None)
+        return min(able, key=lambda it: it.done_at, default=None)

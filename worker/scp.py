@@ -108,7 +108,6 @@ def start_server(
         (evt.EVT_REQUESTED, _offer_commitment_to_scps),
         (evt.EVT_REQUESTED, _reject_when_full),
         (evt.EVT_REJECTED, _note_rejected, [on_refusal]),
-        (evt.EVT_ESTABLISHED, _note_established),
         (evt.EVT_C_STORE, _handle_store, [store]),
         (evt.EVT_N_EVENT_REPORT, _handle_commitment, [record_commitment]),
     ]
@@ -174,10 +173,6 @@ def _reject_when_full(event: Event) -> None:
         association.acse.send_reject(0x02, 0x03, 0x02)
         evt.trigger(association, evt.EVT_REJECTED, {})
         association.kill()
-
-
-def _note_established(event: Event) -> None:
-    connection_of(event.assoc).is_established = True
 
 
 def _note_rejected(event: Event, on_refusal: OnRefusal) -> None:

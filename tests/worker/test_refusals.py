@@ -12,7 +12,6 @@ from tests.support import dicom, upper_layer
 from tests.support.audit import event, study, trail
 from tests.support.listener import Listener, listening
 from tests.support.system import command, wait_for
-from worker.connections import Connections
 
 
 @pytest.fixture(scope="module")
@@ -118,49 +117,3 @@ def test_dcmtk_is_told_why(listener: Listener) -> None:
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
     assert done.returncode != 0
     assert "Calling AE Title Not Recognized" in done.stderr
-
-
-def _pair() -> socket.socket:
-    ours, _ = socket.socketpair()
-    return ours
-
-
-def test_when_all_places_are_taken_the_longest_silent_makes_room() -> None:
-    from contextlib import ExitStack
-
-    connections = Connections(maximum=3, overflow=1)
-    with ExitStack() as held:
-        places = [held.enter_context(connections.entered(_pair())) for _ in range(3)]
-        for number, place in enumerate(places):
-            assert place is not None
-            place.is_established = True
-            place.done_at -= 100 - number  # the first is the longest silent
-        assert places[0] is not None
-        places[0].is_serving = True  # but we are at work for it
-        newest = held.enter_context(connections.entered(_pair()))
-        assert newest is not None
-        assert not newest.is_over
-        assert places[1] is not None
-        with pytest.raises(OSError):
-            places[1].socket.send(b"x")  # dropped
-        assert connections.evicted_count == 1
-        # The newest has not associated, so it goes before the third, however long that is silent.
-        held.enter_context(connections.entered(_pair()))
-        with pytest.raises(OSError):
-            newest.socket.send(b"x")
-
-
-def test_while_all_are_at_work_more_are_told_and_many_more_are_not() -> None:
-    from contextlib import ExitStack
-
-    connections = Connections(maximum=2, overflow=1)
-    with ExitStack() as held:
-        for _ in range(2):
-            place = held.enter_context(connections.entered(_pair()))
-            assert place is not None
-            place.is_established = True
-        over = held.enter_context(connections.entered(_pair()))
-        assert over is not None
-        assert over.is_over
-        over.is_established = True  # as if it were at work, too
-        assert held.enter_context(connections.entered(_pair())) is None
