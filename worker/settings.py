@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -81,6 +81,13 @@ class Settings(BaseModel):
     broker_url: SecretStr = Field(
         SecretStr(""), description="redis://… or rediss://… Empty: the embedded broker."
     )
+    broker_tls_ca: Path | None = Field(
+        None, description="PEM file of the CAs of a rediss:// broker. Empty: the system's."
+    )
+    broker_tls_cert: Path | None = Field(
+        None, description="PEM file of our certificate for a rediss:// broker."
+    )
+    broker_tls_key: Path | None = Field(None, description="PEM file of that certificate's key.")
     ae_title: AeTitle = Field(
         "CXR_WORKER", description="Our AE title, as SCP and as SCU; callers must use it."
     )
@@ -257,6 +264,9 @@ class Settings(BaseModel):
         url = value.get_secret_value()
         if url and not url.startswith(("redis://", "rediss://", "redis+socket://")):
             raise ValueError("expected redis://…, rediss://… or redis+socket://…")
+        if "ssl_" in urlsplit(url).query:
+            raise ValueError("expected no ssl_… in it: the certificate is always checked, see "
+                             "CXR_BROKER_TLS_CA")  # fmt: skip
         return value
 
     @field_validator("audit")
@@ -386,7 +396,18 @@ class Settings(BaseModel):
 
     @property
     def broker(self) -> str:
-        return self.broker_url.get_secret_value() or embedded.broker_url(self.home)
+        """With what a rediss:// connection is to check and to show, in kombu's words."""
+        url = self.broker_url.get_secret_value() or embedded.broker_url(self.home)
+        if not url.startswith("rediss://"):
+            return url
+        files = {
+            "ssl_ca_certs": self.broker_tls_ca,
+            "ssl_certfile": self.broker_tls_cert,
+            "ssl_keyfile": self.broker_tls_key,
+        }
+        given = {name: str(path) for name, path in files.items() if path is not None}
+        query = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true", **given}
+        return f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(query)}"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:

@@ -1,6 +1,11 @@
 """Certificates for tests, made by openssl: a CA, whom it signs, and who is a stranger to it."""
 
+import socket
+import ssl
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,3 +57,37 @@ _NEW_EC_KEY = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1
 def _openssl(*arguments: object) -> None:
     argv = ["openssl", *(str(it) for it in arguments)]
     subprocess.run(argv, check=True, capture_output=True, timeout=60)
+
+
+@contextmanager
+def tls_in_front_of(port: int, identity: Identity, ca: Path) -> Iterator[int]:
+    """A port that asks for certificates and passes on what comes in TLS to a plain port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.cert, identity.key)
+    context.load_verify_locations(ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def serve(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                accepted, _ = listening.accept()
+                threading.Thread(target=join, args=[accepted], daemon=True).start()
+
+    def join(accepted: socket.socket) -> None:
+        with (
+            suppress(OSError),
+            context.wrap_socket(accepted, server_side=True) as outside,
+            socket.create_connection(("127.0.0.1", port)) as inside,
+        ):
+            threading.Thread(target=copy, args=[inside, outside], daemon=True).start()
+            copy(outside, inside)
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, args=[listening], daemon=True).start()
+        yield listening.getsockname()[1]
