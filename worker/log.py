@@ -46,8 +46,10 @@ def configure(level: str, fmt: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    # Their warnings may quote the value that they warn of.
+    # What these warn of they may quote, and they both warn and log.
     warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom|highdicom)\b")
+    for quoting in ("pydicom", "highdicom"):
+        logging.getLogger(quoting).setLevel(logging.CRITICAL)
     _OWN.setLevel(level)
     sys.excepthook = _uncaught
     threading.excepthook = lambda it: _uncaught(it.exc_type, it.exc_value, it.exc_traceback)

@@ -15,6 +15,8 @@ from worker import log
 def _restore_logging() -> Iterator[None]:
     root, own = logging.getLogger(), logging.getLogger("cxr")
     before = (root.handlers[:], root.level, own.level)
+    quoting = [logging.getLogger(it) for it in ("pydicom", "highdicom")]
+    levels = [it.level for it in quoting]
     hooks = (sys.excepthook, threading.excepthook)
     with warnings.catch_warnings():
         yield
@@ -22,6 +24,8 @@ def _restore_logging() -> Iterator[None]:
     sys.excepthook, threading.excepthook = hooks
     root.setLevel(level)
     own.setLevel(own_level)
+    for logger, level in zip(quoting, levels, strict=True):
+        logger.setLevel(level)
 
 
 def test_a_json_line_carries_the_uid_it_is_about(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +41,7 @@ def test_libraries_say_nothing_below_warning_even_at_debug(
 ) -> None:
     log.configure("DEBUG", "text")
     logging.getLogger("pynetdicom.acse").info("data set of Canary")
+    logging.getLogger("pydicom").warning("unknown encoding Canary")
     log.get("test").debug("ours")
     said = capsys.readouterr().err
     assert "Canary" not in said

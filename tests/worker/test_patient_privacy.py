@@ -161,6 +161,11 @@ def _walk(system: System, pacs: Pacs, monitor: Monitor, folder: Path) -> dict[st
         done = system.command(*arguments)
         seen["status"] += done.stdout + done.stderr
     seen["pages"] = _pages(system, uids)
+    [broker] = system.processes("valkey")
+    broker.suspend()  # while there is something to say to it
+    assert _sent(system, [_chest()], files) == [0]
+    wait_for("a wake-up that was not sent", lambda: "broker took no wake-up" in system.log, 60)
+    broker.resume()
     done = system.command("forget", uids[1], "--yes")
     assert done.returncode == 0, done.stderr
     seen["status"] += done.stdout + done.stderr
