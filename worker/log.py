@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 _FRAMES_MAX = 8
+_QUOTING = {"pydicom", "highdicom"}  # a level would not do: importing pydicom sets its own
 _OWN = logging.getLogger("cxr")
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -48,8 +49,7 @@ def configure(level: str, fmt: str) -> None:
     root.setLevel(logging.WARNING)
     # What these warn of they may quote, and they both warn and log.
     warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom|highdicom)\b")
-    for quoting in ("pydicom", "highdicom"):
-        logging.getLogger(quoting).setLevel(logging.CRITICAL)
+    handler.addFilter(lambda record: record.name.partition(".")[0] not in _QUOTING)
     _OWN.setLevel(level)
     sys.excepthook = _uncaught
     threading.excepthook = lambda it: _uncaught(it.exc_type, it.exc_value, it.exc_traceback)

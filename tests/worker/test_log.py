@@ -15,8 +15,6 @@ from worker import log
 def _restore_logging() -> Iterator[None]:
     root, own = logging.getLogger(), logging.getLogger("cxr")
     before = (root.handlers[:], root.level, own.level)
-    quoting = [logging.getLogger(it) for it in ("pydicom", "highdicom")]
-    levels = [it.level for it in quoting]
     hooks = (sys.excepthook, threading.excepthook)
     with warnings.catch_warnings():
         yield
@@ -24,8 +22,6 @@ def _restore_logging() -> Iterator[None]:
     sys.excepthook, threading.excepthook = hooks
     root.setLevel(level)
     own.setLevel(own_level)
-    for logger, level in zip(quoting, levels, strict=True):
-        logger.setLevel(level)
 
 
 def test_a_json_line_carries_the_uid_it_is_about(capsys: pytest.CaptureFixture[str]) -> None:
