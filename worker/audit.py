@@ -80,6 +80,11 @@ class Audit:
             sink = SyslogSink(settings.audit, tls)
         return cls(sink, ae_title=settings.ae_title, with_patient_id=settings.audit_patient_id)
 
+    @classmethod
+    def off(cls) -> "Audit":
+        """One that keeps nothing."""
+        return cls(None, ae_title="")
+
     @property
     def is_on(self) -> bool:
         return self._sink is not None

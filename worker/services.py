@@ -1,6 +1,6 @@
 """What a worker process works with: made once per process, after any fork."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from db import schema
 from db.engine import Database
@@ -24,7 +24,7 @@ class Services:
     bundle: Bundle
     interpreter: Interpreter
     notify: Notify
-    audit: Audit
+    audit: Audit = field(default_factory=Audit.off)
 
     @property
     def policy(self) -> Policy:
