@@ -8,6 +8,7 @@ every few seconds or a stranger who knocks, is reported once in REPEAT_S.
 """
 
 import getpass
+import os
 import queue
 import socket
 import threading
@@ -195,10 +196,15 @@ class Audit:
     def _write(self, messages: list[tuple[Message, datetime]]) -> None:
         """Write them; a sink that fails is tried again, until this process ends."""
         assert self._sink is not None
-        encoded = [
-            Record(xml=audit_message.encode(it, at=at, source_id=self._source_id), at=at)
-            for it, at in messages
-        ]
+        try:
+            encoded = [
+                Record(xml=audit_message.encode(it, at=at, source_id=self._source_id), at=at)
+                for it, at in messages
+            ]
+        except ValueError as error:  # the thread lives on, whatever one message holds
+            _log.error("audit message not encoded: %s", log.where(error))
+            self._drop(len(messages))
+            return
         complained = False
         while True:
             try:
@@ -244,7 +250,11 @@ def by_command_on(settings: Settings, patients: Mapping[str, str | None], *, act
 
 def command_user() -> Participant:
     """Who typed the command: the system's account."""
-    return Participant(user_id=f"{getpass.getuser()}@{socket.gethostname()}", is_requestor=True)
+    try:
+        account = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        account = str(os.getuid())
+    return Participant(user_id=f"{account}@{socket.gethostname()}", is_requestor=True)
 
 
 def _report_now(settings: Settings, *messages: Message) -> None:
