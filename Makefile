@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/installed
 
-.PHONY: demo test test-long check bench bench-scale peers fuzz chaos crash-points soak lock clean
+.PHONY: demo test test-long check bench bench-scale peers fuzz hostile chaos crash-points soak lock clean
 
 demo: $(SETUP)
 	@$(BIN)/python -m worker.demo
@@ -43,6 +43,11 @@ crash-points: $(SETUP)
 SOAK_MINUTES ?= 30
 soak: $(SETUP)
 	$(BIN)/python -m tests.chaos.soak --minutes $(SOAK_MINUTES)
+
+# Hostile peers against the listener, half a minute of each kind, and 10,000 mutated data sets.
+hostile: $(SETUP)
+	HOSTILE_S=30 HOSTILE_FILES=10000 $(BIN)/python -m pytest -q -s -m long \
+		tests/chaos/test_hostile_peers.py
 
 # Timings beside peers, to the terminal and var/bench.json.
 bench: $(SETUP)

@@ -20,6 +20,8 @@ class DueDelivery:
     held: Claim
     created_at: datetime
     study_id: int
+    study_instance_uid: str
+    patient_id: str | None
     refusals: int  # before this attempt
     object_id: int
     kind: ObjectKind
@@ -54,6 +56,8 @@ def due_deliveries(tx: Transaction, claims: list[Claim]) -> list[DueDelivery]:
             outbox.c.id,
             outbox.c.created_at,
             outbox.c.study_id,
+            studies.c.study_instance_uid,
+            studies.c.patient_id,
             outbox.c.refusals,
             outbox.c.object_id,
             objects.c.kind,
@@ -63,6 +67,7 @@ def due_deliveries(tx: Transaction, claims: list[Claim]) -> list[DueDelivery]:
             objects.c.transfer_syntax_uid,
         )
         .join(objects, objects.c.id == outbox.c.object_id)
+        .join(studies, studies.c.id == outbox.c.study_id)
         .where(outbox.c.id.in_([held.id for held in claims]))
     )
     rows = {row.id: row for row in tx.conn.execute(query)}
@@ -71,6 +76,8 @@ def due_deliveries(tx: Transaction, claims: list[Claim]) -> list[DueDelivery]:
             held=held,
             created_at=rows[held.id].created_at,
             study_id=rows[held.id].study_id,
+            study_instance_uid=rows[held.id].study_instance_uid,
+            patient_id=rows[held.id].patient_id,
             refusals=rows[held.id].refusals,
             object_id=rows[held.id].object_id,
             kind=ObjectKind(rows[held.id].kind),

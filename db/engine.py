@@ -89,11 +89,11 @@ def _make_engine(url: str) -> Engine:
     )
     return sa.create_engine(
         parsed,
-        hide_parameters=True,
         pool_pre_ping=True,
         pool_size=4,
         max_overflow=28,
         pool_timeout=5,
+        hide_parameters=True,  # an error would quote them
         connect_args={
             "connect_timeout": POSTGRESQL_CONNECT_TIMEOUT_S,
             "options": options,
@@ -110,10 +110,10 @@ def _make_sqlite_engine(url: sa.URL) -> Engine:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,
-        hide_parameters=True,
         pool_size=4,
         max_overflow=28,
         pool_timeout=SQLITE_BUSY_TIMEOUT_S,
+        hide_parameters=True,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S},
     )
 

@@ -173,6 +173,14 @@ def find_instance(tx: Transaction, sop_instance_uid: str) -> Mapping[str, Any] |
     return found[0] if found else None
 
 
+def patient_id_of(tx: Transaction, study_instance_uid: str) -> str | None:
+    query = sa.select(studies.c.patient_id).where(
+        studies.c.study_instance_uid == study_instance_uid
+    )
+    found: str | None = tx.conn.execute(query).scalar_one_or_none()
+    return found
+
+
 def find_studies_named(tx: Transaction, name: str, *, limit: int = 20) -> list[str]:
     """UIDs of the studies that a person may mean: by UID, accession number or an image's UID."""
     study, instance = study_results.c, instance_results.c

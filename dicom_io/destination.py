@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from dicom_io.tls import harden
+
 _AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}", re.ASCII)  # PS3.5 6.2, AE: no backslash
 _PORT_MAX = 65535
 
@@ -21,12 +23,12 @@ class Tls:
     key_file: Path | None = None
 
     def client_context(self) -> ssl.SSLContext:
-        """BCP 195: TLS 1.2 or newer, the certificate and its name checked.
+        """The profile of `dicom_io.tls`, the certificate and its name checked.
 
         Raises OSError when a file cannot be read or is no certificate.
         """
         context = ssl.create_default_context(cafile=self.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        harden(context)
         if self.cert_file is not None:
             context.load_cert_chain(self.cert_file, self.key_file)
         return context

@@ -1,5 +1,6 @@
 """Fixtures that every folder shares: both databases, the data beside the project."""
 
+import logging
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,40 @@ import sqlalchemy as sa
 from db import schema
 from db.engine import Database
 
+# The patient of `tests.support.dicom`: in no test may our own log speak of it.
+CANARIES = ("Canary^", "PID-1")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+class _CanaryWatch(logging.Handler):
+    """Looks at every record of our own loggers, at DEBUG, whatever else listens."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.getMessage()} {vars(record) | {'exc_info': None}}"  # never shown
+        if any(canary in text for canary in CANARIES):
+            self.seen.append(text)
+
+
+@pytest.fixture(scope="session")
+def _canary_watch() -> Iterator[_CanaryWatch]:
+    watch = _CanaryWatch()
+    own = logging.getLogger("cxr")
+    own.addHandler(watch)
+    own.setLevel(logging.DEBUG)
+    yield watch
+    own.removeHandler(watch)
+
+
+@pytest.fixture(autouse=True)
+def _no_patient_in_the_log(_canary_watch: _CanaryWatch) -> Iterator[None]:
+    """Every test of the whole run: what it makes our code log names no patient."""
+    _canary_watch.seen.clear()
+    yield
+    assert _canary_watch.seen == []
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pydicom.uid import UID
 from dicom_io import contexts, rejection, secondary_capture, sr_header, sr_report
 from dicom_io.association import Timeouts
 from tests.support import dicom
-from worker import commit, deliver, patience, receive, scp
+from worker import association_server, commit, connections, deliver, patience, receive, scp
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "CONFORMANCE.md").read_text()
 SR_CLASSES = {sr_report.COMPREHENSIVE_3D_SR, sr_report.COMPREHENSIVE_SR}
@@ -73,11 +73,11 @@ def test_the_statuses_are_those_that_are_answered() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        f"| associations accepted at once | {scp.ASSOCIATIONS_MAX} |",
+        f"| associations accepted at once | {connections.CONNECTIONS_MAX} |",
         f"| maximum PDU received | {scp.MAXIMUM_PDU_BYTES} bytes |",
         f"| ACSE timeout, accepting | {scp.ACSE_TIMEOUT_S} s |",
         f"| DIMSE timeout, accepting | {scp.DIMSE_TIMEOUT_S} s |",
-        f"| network timeout, accepting | {scp.NETWORK_TIMEOUT_S} s |",
+        f"| network timeout, accepting | {association_server.NETWORK_TIMEOUT_S} s |",
         f"| connection timeout, opening | {Timeouts().connection_s} s |",
         f"| ACSE timeout, opening | {Timeouts().acse_s} s |",
         f"| DIMSE timeout, opening | {Timeouts().dimse_s} s |",

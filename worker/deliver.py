@@ -25,6 +25,7 @@ from dicom_io.scu import SendObject, SendResult, StoragePeer
 from dicom_io.sr_report import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
 from dicom_io.stow import WebPeer
 from worker import log
+from worker.audit_message import Participant, Transfer, exported
 from worker.destinations import Recipient
 from worker.messages import made, mllp, webhook
 from worker.messages.address import MllpDestination, WebhookDestination
@@ -108,6 +109,7 @@ def _deliver(services: Services, recipient: Recipient, peer: Peer, delivery: Due
     except DicomError as error:  # it holds what a Comprehensive SR may not
         result = _failure(delivery, f"cannot be converted: {error}", refused=True)
     if result.error is None:
+        _audit(services, recipient, delivery)
         return _record_sent(services, recipient, delivery.held)
     extra = {"sop_instance_uid": delivery.sop_instance_uid}
     _log.warning("not delivered: %s", result.error, extra=extra)
@@ -120,6 +122,36 @@ def _deliver(services: Services, recipient: Recipient, peer: Peer, delivery: Due
         final=result.final,
     )
     return False
+
+
+def _audit(services: Services, recipient: Recipient, delivery: DueDelivery) -> None:
+    match recipient.address:
+        case Destination() as scp:
+            peer, host = scp.ae_title, scp.host
+        case WebDestination() as server:
+            peer, host = server.url, ""
+        case MllpDestination() as receiver:
+            _audit_message(services, delivery, receiver.host)
+            return
+        case WebhookDestination() as listener:
+            _audit_message(services, delivery, listener.url)
+            return
+    what = Transfer(
+        peer=peer,
+        peer_address=host,
+        is_incoming=False,
+        study_instance_uid=delivery.study_instance_uid,
+        patient_id=delivery.patient_id or "",
+    )
+    services.audit.transferred(what, delivery.sop_class_uid)
+
+
+def _audit_message(services: Services, delivery: DueDelivery, to: str) -> None:
+    audit = services.audit
+    ours = Participant(user_id=audit.ae_title, is_requestor=True)
+    patient_id = (delivery.patient_id or "") if audit.is_on
+names_patients else ""
+    audit.report(exported(ours, delivery.study_instance_uid, patient_id=patient_id, to=to))
 
 
 def _store(

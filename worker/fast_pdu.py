@@ -19,7 +19,7 @@ import struct
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pynetdicom
 from pynetdicom.association import Association
@@ -30,6 +30,10 @@ from pynetdicom.pdu_primitives import P_DATA
 SUPPORTED_VERSION = "3.0.4"
 BUFFER_BYTES = 256 << 10  # one for each association
 OBJECT_BYTES_MAX = 2 << 30
+ASSOCIATE_BYTES_MAX = 256 << 10  # of a PDU that is no P-DATA-TF: 128 contexts need less
+HELD_BYTES_MAX = 4 << 20  # of a message, but for the data set that goes into a file
+PDU_TIMEOUT_S = 60.0  # from a PDU's first byte to its last
+MESSAGE_TIMEOUT_S = 1800.0  # from a message's first PDU to its last
 WAIT_S = 0.05  # how long a thread waits before it looks around
 
 _PDU_TYPES = range(0x01, 0x08)
@@ -46,9 +50,23 @@ def is_supported() -> bool:
     return pynetdicom.__version__ == SUPPORTED_VERSION
 
 
-def install(association: Association, *, maximum_pdu_bytes: int) -> None:
-    """Receive for this association, which has not started yet. Longer PDUs abort it."""
-    receiver: Any = _Receiver(association, maximum_pdu_bytes)
+class Activity(Protocol):
+    """Who wants to know what the association does."""
+
+    is_serving: bool
+
+    def message_done(self) -> None: ...
+
+
+def install(
+    association: Association, *, maximum_pdu_bytes: int, acse_timeout_s: float, activity: Activity
+) -> None:
+    """Receive for this association, which has not started yet.
+
+    A longer PDU aborts it, and so does one that is not whole in time: its request within
+    `acse_timeout_s` from now, any other PDU within PDU_TIMEOUT_S, a message in MESSAGE_TIMEOUT_S.
+    """
+    receiver: Any = _Receiver(association, maximum_pdu_bytes, acse_timeout_s, activity)
     dul: Any = association.dul
     dul._read_pdu_data = receiver.read
     dul._is_transport_event = receiver.look
@@ -60,6 +78,10 @@ def install(association: Association, *, maximum_pdu_bytes: int) -> None:
 
 class _InvalidPdu(Exception):
     """Of a type or length that there is not, or longer than was agreed."""
+
+
+class _TooSlow(Exception):
+    """Not whole by its deadline."""
 
 
 class _Messages(queue.Queue[Any]):
@@ -80,12 +102,23 @@ class _Messages(queue.Queue[Any]):
 class _Receiver:
     """Stands in for three methods of one association's DUL and DIMSE providers."""
 
-    def __init__(self, association: Association, maximum_pdu_bytes: int) -> None:
+    def __init__(
+        self,
+        association: Association,
+        maximum_pdu_bytes: int,
+        acse_timeout_s: float,
+        activity: Activity,
+    ) -> None:
         self.messages = _Messages()
         self._association: Any = association
         self._dul: Any = association.dul
         self._dimse: Any = association.dimse
         self._maximum_pdu_bytes = maximum_pdu_bytes
+        self._activity = activity
+        self._associate_by = time.monotonic() + acse_timeout_s
+        self._deadline = self._associate_by  # of what is being received
+        self._message_began = 0.0
+        self._held_bytes = 0  # of the message, in memory
         self._plain_look = self._dul._is_transport_event
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._start = self._end = 0  # what of the buffer is received and not yet used
@@ -124,49 +157,77 @@ class _Receiver:
         """The next DIMSE message, waiting a moment for it (DIMSEServiceProvider.get_msg)."""
         try:
             timeout_s = self._dimse.dimse_timeout if block else WAIT_S
-            return self.messages.get(timeout=timeout_s)
+            found = self.messages.get(timeout=timeout_s)
+            if found[1] is not None:
+                self._activity.message_done()
+            return found
         except queue.Empty:
             return None, None
 
     def _serve(self, context_id: int, request: C_STORE) -> None:
         # An abort must not wait for this very thread, which is to send it.
         self._association.abort = self._association._abort_nonblocking
+        self._activity.is_serving = True
         try:
             self._association._serve_request(request, context_id)
         finally:
+            self._activity.is_serving = False
+            self._activity.message_done()
             self._association.abort = self._association._abort_blocking
 
     def read(self) -> None:
         """Read a PDU, or as much of a data set as comes (DULServiceProvider._read_pdu_data)."""
         dul = self._dul
+        if dul.state_machine.current_state == "Sta13":
+            self._drain()
+            return
         try:
             while (received := self._receive()) is None:
                 dul._idle_timer.restart()
                 if dul.to_provider_queue.queue or not self._is_readable(WAIT_S):
                     return
+        except (_TooSlow, TimeoutError):
+            self._give_up("Evt19")  # as an invalid PDU: it is aborted, and told so
         except (OSError, EOFError):
-            self._forget_file()
-            dul.event_queue.put("Evt17")  # transport connection closed
+            self._give_up("Evt17")  # transport connection closed
         except Exception:  # whatever the decoder makes of rubbish
-            self._forget_file()
-            dul.event_queue.put("Evt19")  # invalid PDU
+            self._give_up("Evt19")  # invalid PDU
         else:
             pdu, event = received
             dul._recv_pdu.put(pdu)
             dul.event_queue.put(event)
 
+    def _give_up(self, event: str) -> None:
+        self._forget_file()
+        if self._dul.state_machine.current_state == "Sta2":  # who awaits the request: no more
+            self._dul.to_user_queue.put(None)
+        self._dul.event_queue.put(event)
+
+    def _drain(self) -> None:
+        """Aborted or rejected, nothing that comes means anything; only the end is awaited."""
+        self._deadline = time.monotonic() + 1.0
+        try:
+            self._fill()
+            self._start = self._end = 0
+        except (OSError, EOFError, _TooSlow):
+            self._dul.event_queue.put("Evt17")
+
     def _receive(self) -> tuple[Any, str] | None:
         """One PDU and its event; None if there is nothing to tell of it."""
+        self._set_deadline()
         header = self._take(_PDU_HEADER.size)
         pdu_type, length = _PDU_HEADER.unpack(header)
         if pdu_type not in _PDU_TYPES or length > self._maximum_pdu_bytes:
             raise _InvalidPdu
         if pdu_type != _P_DATA_TF:
+            if length > ASSOCIATE_BYTES_MAX:
+                raise _InvalidPdu
             return self._dul._decode_pdu(header + self._take(length))  # type: ignore[no-any-return]
         self._answer_is_due = True
         message = self._dimse.message
         file = getattr(message, "_data_set_file", None)
         if file is None or self._dul.state_machine.current_state != "Sta6":
+            self._hold(length)
             return self._dul._decode_pdu(header + self._take(length))  # type: ignore[no-any-return]
         if file is not self._file:
             file.flush()  # the file meta information
@@ -179,6 +240,22 @@ class _Receiver:
         self._file = None
         return P_DATA_TF(primitive), "Evt10"  # P-DATA-TF PDU received
 
+    def _set_deadline(self) -> None:
+        now = time.monotonic()
+        state = self._dul.state_machine.current_state
+        if self._dimse.message is None:
+            self._message_began, self._held_bytes = now, 0
+        if state == "Sta2":  # awaiting the request for an association
+            self._deadline = self._associate_by
+        else:
+            self._deadline = min(now + PDU_TIMEOUT_S, self._message_began + MESSAGE_TIMEOUT_S)
+
+    def _hold(self, size: int) -> None:
+        """Count what pynetdicom keeps of a message in memory: commands, and small data sets."""
+        self._held_bytes += size
+        if self._held_bytes > HELD_BYTES_MAX:
+            raise _InvalidPdu
+
     def _values(self, length: int) -> list[list[int | bytes]]:
         """Store the data set's fragments; return what is left to tell: commands, the last one."""
         values: list[list[int | bytes]] = []
@@ -189,6 +266,7 @@ class _Receiver:
             if size < 0 or length < 0:
                 raise _InvalidPdu
             if control & _COMMAND:
+                self._hold(size)
                 values.append([context_id, bytes([control]) + self._take(size)])
                 continue
             self._store(size)
@@ -220,7 +298,15 @@ class _Receiver:
         sock = self._dul.socket.socket
         if sock is None:
             raise EOFError
-        self._start, self._end = 0, sock.recv_into(self._buffer)
+        remaining_s = self._deadline - time.monotonic()
+        if remaining_s <= 0:
+            raise _TooSlow
+        send_timeout_s = sock.gettimeout()
+        sock.settimeout(remaining_s)
+        try:
+            self._start, self._end = 0, sock.recv_into(self._buffer)
+        finally:
+            sock.settimeout(send_timeout_s)
         if self._end == 0:
             raise EOFError
 
@@ -247,8 +333,9 @@ class _Receiver:
             Path(self._file.name).unlink(missing_ok=True)
 
     def _forget_file(self) -> None:
-        """Half a data set is of no use to anybody."""
+        """Half a data set is of no use to anybody, and what follows it is not understood."""
         self._pieces = []
+        self._start = self._end = 0
         if self._file is not None:
             Path(self._file.name).unlink(missing_ok=True)
             self._file = None

@@ -22,6 +22,10 @@ def free_bytes(home: Path) -> int | None:
         return None
 
 
+def audit_file(home: Path) -> Path:
+    return home / "audit" / "audit.xml"
+
+
 @contextmanager
 def lock(home: Path, role: str) -> Iterator[None]:
     """Hold the home for one role; WorkerError if another process holds it.

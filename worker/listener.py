@@ -7,18 +7,26 @@ thread or database connection; it then only starts again what has died.
 import gc
 import os
 import socket
+import ssl
 import threading
+from dataclasses import dataclass
 from functools import partial
 
 import sqlalchemy.exc
 
 from db import schema
 from db.engine import Database
+from dicom_io.tls import server_context
 from worker import commit, erase, home, log, retention
+from worker.association_server import Refusal
+from worker.audit import Audit
+from worker.audit_message import refused_peer
 from worker.celery_app import make_app
+from worker.connections import Connections
+from worker.errors import WorkerError
 from worker.notify import Notifier
 from worker.receive import Receiver
-from worker.scp import bind_port, start_server
+from worker.scp import RefusalLog, bind_port, start_server
 from worker.settings import Settings
 from worker.spool import Spool
 from worker.supervisor import Forked, watch
@@ -29,24 +37,39 @@ PROCESSES_MAX = 4  # by default: what the disk takes is reached
 _log = log.get("listener")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """A socket that listens; tls is None where it speaks plain DICOM."""
+
+    listening: socket.socket
+    tls: ssl.SSLContext | None
+
+    @property
+    def number(self) -> int:
+        return int(self.listening.getsockname()[1])
+
+
 def run(settings: Settings, stop: threading.Event) -> int:
     """Receive until `stop` is set; associations under way are then given a moment to end."""
     _require_schema(settings)
     spool = Spool(home.spool_folder(settings.home))
     spool.create()
     with home.lock(settings.home, "listener"):
-        listening = bind_port(settings.bind, settings.dicom_port)
-        port = listening.getsockname()[1]
-        home.publish_port(settings.home, port)
+        ports = _bind(settings)
+        for port in ports:
+            home.publish_port(
+                settings.home, port.number, "listener-tls" if port.tls else "listener"
+            )
+            what = f"{settings.ae_title} on {settings.bind}:{port.number}"
+            _log.info("listening as %s%s", what, " with TLS" if port.tls else "")
         count = settings.listener_processes or min(os.cpu_count() or 1, PROCESSES_MAX)
-        _log.info("listening as %s on %s:%s", settings.ae_title, settings.bind, port)
         gc.collect()
         gc.freeze()  # what was imported stays: no collection looks at it, no process copies it
         if count == 1:
-            _receive(settings, spool, listening, stop)
+            _receive(settings, spool, ports, stop)
             return 0
         children = [
-            Forked(f"listener {number}", partial(_receive, settings, spool, listening, stop))
+            Forked(f"listener {number}", partial(_receive, settings, spool, ports, stop))
             for number in range(1, count + 1)
         ]
         try:
@@ -54,11 +77,42 @@ def run(settings: Settings, stop: threading.Event) -> int:
                 child.start()
             return watch(children, stop)
         finally:
-            listening.close()
+            for port in ports:
+                port.listening.close()
             for child in children:
                 child.terminate()
             for child in children:
                 child.stop()
+
+
+def _bind(settings: Settings) -> list[Port]:
+    tls = _tls(settings)  # first: a bad file is no reason to take a port
+    ports = []
+    if settings.listener_plain:
+        ports.append(Port(listening=bind_port(settings.bind, settings.dicom_port), tls=None))
+    if tls is not None and settings.listener_tls_port is not None:
+        try:
+            listening = bind_port(settings.bind, settings.listener_tls_port)
+        except OSError as error:
+            where = f"{settings.bind}:{settings.listener_tls_port}"
+            raise WorkerError(
+                f"cannot listen on {where}: {error.strerror}; set CXR_LISTENER_TLS_PORT to a free "
+                "port"
+            ) from error
+        ports.append(Port(listening=listening, tls=tls))
+    return ports
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    cert, key = settings.listener_tls_cert, settings.listener_tls_key
+    if cert is None or key is None:
+        return None
+    try:
+        return server_context(
+            cert, key, settings.listener_tls_ca, settings.listener_tls_client_certificate
+        )
+    except ValueError as error:
+        raise WorkerError(f"CXR_LISTENER_TLS_…: {error}") from error
 
 
 def _require_schema(settings: Settings) -> None:
@@ -69,12 +123,11 @@ def _require_schema(settings: Settings) -> None:
         database.dispose()
 
 
-def _receive(
-    settings: Settings, spool: Spool, listening: socket.socket, stop: threading.Event
-) -> None:
+def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threading.Event) -> None:
     """One process's part, with a database and threads of its own."""
     database = Database(settings.database)
     notifier = Notifier(make_app(settings.broker, publish_only=True))
+    audit = Audit.of(settings)
     receiver = Receiver(
         spool=spool,
         database=database,
@@ -82,16 +135,24 @@ def _receive(
         settle_s=settings.study_settle_s,
         max_study_age_days=settings.max_study_age_days,
         spool_reserve_mb=settings.spool_reserve_mb,
+        audit=audit,
     )
-    server = start_server(
-        listening,
-        store=receiver.receive,
-        record_commitment=partial(commit.record, database),
-        temp_folder=spool.temp,
-        ae_title=settings.ae_title,
-        allowed_calling_ae_titles=settings.allowed_calling_ae_titles,
-        allowed_ips=settings.allowed_ips,
-    )
+    connections = Connections()
+    servers = [
+        start_server(
+            port.listening,
+            store=receiver.receive,
+            record_commitment=partial(commit.record, database),
+            temp_folder=spool.temp,
+            ae_title=settings.ae_title,
+            allowed_calling_ae_titles=settings.allowed_calling_ae_titles,
+            allowed_ips=settings.allowed_ips,
+            tls=port.tls,
+            connections=connections,
+            on_refusal=partial(_refused, audit, RefusalLog()),
+        )
+        for port in ports
+    ]
     try:
         while True:
             receiver.adopt_if_needed()
@@ -101,8 +162,12 @@ def _receive(
             if stop.wait(ADOPT_EVERY_S):
                 break
     finally:
-        server.shutdown()
+        for server in servers:
+            server.stop_accepting()
+        for server in servers:
+            server.shutdown()
         notifier.close()
+        audit.close()
         database.dispose()
 
 
@@ -120,6 +185,14 @@ def _purge(settings: Settings, database: Database, spool: Spool) -> None:
             return
     if purged:
         _log.info("removed the pixel data of %s studies", purged)
+
+
+def _refused(audit: Audit, refusal_log: RefusalLog, refusal: Refusal) -> None:
+    refusal_log(refusal)
+    message = refused_peer(
+        audit.ae_title, refusal.peer_address, refusal.calling_ae_title, refusal.reason
+    )
+    audit.report(message, once=refusal)
 
 
 def _sweep_erased(database: Database, spool: Spool) -> None:

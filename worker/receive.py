@@ -16,6 +16,8 @@ from dicom_io.eligibility import is_image_class
 from dicom_io.errors import UnreadableDicom
 from dicom_io.read import Header, read_header
 from worker import log
+from worker.audit import Audit
+from worker.audit_message import Transfer
 from worker.notify import Notify
 from worker.spool import Spool, is_upload
 
@@ -35,6 +37,7 @@ class Origin:
     sop_class_uid: str
     sop_instance_uid: str
     calling_ae_title: str
+    peer_address: str = ""
     is_upload: bool = False  # through the web page: never delivered
 
 
@@ -50,6 +53,7 @@ class Receiver:
         settle_s: float,
         max_study_age_days: int,
         spool_reserve_mb: int,
+        audit: Audit | None = None,
     ) -> None:
         self._spool = spool
         self._database = database
@@ -57,6 +61,7 @@ class Receiver:
         self._settle_s = settle_s
         self._max_study_age_days = max_study_age_days
         self._spool_reserve_mb = spool_reserve_mb
+        self._audit = audit
         self._orphans = threading.Event()  # stored files may lack their rows
         self._orphans.set()  # a process before this one may have been killed
 
@@ -83,7 +88,20 @@ class Receiver:
             self._orphans.set()  # the file stays, for when the database is back
             _log.error("database down: %s", type(error).__name__, extra=_uid(origin))
             return OUT_OF_RESOURCES
+        self._report(header, origin)
         return SUCCESS
+
+    def _report(self, header: Header, origin: Origin) -> None:
+        if self._audit is None:
+            return
+        what = Transfer(
+            peer=origin.calling_ae_title or origin.peer_address,
+            peer_address=origin.peer_address,
+            is_incoming=True,
+            study_instance_uid=header.study_instance_uid,
+            patient_id=header.patient_id or "",
+        )
+        self._audit.transferred(what, header.sop_class_uid)
 
     def adopt_if_needed(self) -> int:
         """Give rows to stored files that have none: their commit was cut off. Returns how many."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.platforms import SecurityWarning
-from celery.signals import worker_process_init, worker_ready
+from celery.signals import worker_process_init, worker_process_shutdown, worker_ready
 
 from db import destinations, schema
 from db.engine import Database
@@ -93,9 +93,10 @@ def run_dicom_celery(settings: Settings, concurrency: int) -> int:
     """Celery's own process of the dicom role; its children make their services after the fork."""
     from worker.tasks import ProcessServices, register_dicom_tasks
 
-    app = make_app(settings.broker)
-    register_dicom_tasks(app, ProcessServices(settings))
+    app, services = make_app(settings.broker), ProcessServices(settings)
+    register_dicom_tasks(app, services)
     worker_process_init.connect(_on_child_start, weak=False)
+    worker_process_shutdown.connect(lambda **_: services.close(), weak=False)
     return _run_celery(app, "dicom", pool="prefork", concurrency=concurrency, queue=DICOM_QUEUE)
 
 

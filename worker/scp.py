@@ -1,45 +1,57 @@
 """The DICOM server: C-ECHO and C-STORE as SCP, on pynetdicom."""
 
 import socket
+import ssl
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from socketserver import BaseServer
 from typing import Any, cast
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicom_io import commitment
 from dicom_io.commitment import CommitmentReport
 from dicom_io.contexts import STORAGE_COMMITMENT, listener_contexts
 from dicom_io.errors import UnreadableDicom
 from worker import fast_pdu, log
+from worker.association_server import (
+    NETWORK_TIMEOUT_S,
+    AssociationHandler,
+    AssociationServer,
+    Policy,
+    Refusal,
+    connection_of,
+)
+from worker.connections import Connections
 from worker.receive import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Origin
 
 MAXIMUM_PDU_BYTES = 1 << 20  # 16 KiB, the usual default, costs half the speed
 RECEIVE_BUFFER_BYTES = 4 << 20
 WAITING_CONNECTIONS_MAX = 64
-ASSOCIATIONS_MAX = 100  # in each process
+REFUSALS_LOGGED_PER_S = 10
 ACSE_TIMEOUT_S = 15
 DIMSE_TIMEOUT_S = 60
-NETWORK_TIMEOUT_S = 60
-DRAIN_S = 10
 
 _log = log.get("scp")
 Store = Callable[[Path, Origin], int]
+OnRefusal = Callable[[Refusal], None]
 RecordCommitment = Callable[[CommitmentReport], bool]  # False: nobody asked for it
 PROCESSING_FAILURE = 0x0110  # PS3.7 10.1.1.1.8
 INVALID_ARGUMENT_VALUE = 0x0115
+_REJECTED = {  # PS3.8 9.3.4: source and reason of an A-ASSOCIATE-RJ
+    (1, 3): "calling AE title not allowed",
+    (1, 7): "called AE title is not ours",
+    (2, 2): "protocol version not supported",
+    (3, 2): "too many associations",
+}
 
 
 def bind_port(bind: str, port: int) -> socket.socket:
@@ -68,8 +80,15 @@ def start_server(
     ae_title: str,
     allowed_calling_ae_titles: tuple[str, ...] = (),
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = (),
-) -> ThreadedAssociationServer:
-    """Accept associations in a thread of this process. The server closes the socket."""
+    tls: ssl.SSLContext | None = None,
+    connections: Connections | None = None,
+    on_refusal: OnRefusal | None = None,
+) -> AssociationServer:
+    """Accept associations in a thread of this process. The server closes the socket.
+
+    connections: of all servers of this process. on_refusal: told of who was not let in.
+    """
+    on_refusal = on_refusal or RefusalLog()
     # Data sets go to a file as they arrive, undecoded; the file must lie beside the spool's,
     # or its rename would be a copy. Both are settings of the process.
     _config.STORE_RECV_CHUNKED_DATASET = True
@@ -80,14 +99,15 @@ def start_server(
     ae.supported_contexts = listener_contexts()
     ae.require_called_aet = True
     ae.require_calling_aet = list(allowed_calling_ae_titles)
-    ae.maximum_associations = ASSOCIATIONS_MAX
+    ae.maximum_associations = 1 << 30  # `Connections` counts them
     ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
     ae.acse_timeout = ACSE_TIMEOUT_S
     ae.dimse_timeout = DIMSE_TIMEOUT_S
     ae.network_timeout = NETWORK_TIMEOUT_S
     handlers: list[EventHandlerType] = [
-        (evt.EVT_CONN_OPEN, _refuse_strangers, [allowed_ips]),
         (evt.EVT_REQUESTED, _offer_commitment_to_scps),
+        (evt.EVT_REQUESTED, _reject_when_full),
+        (evt.EVT_REJECTED, _note_rejected, [on_refusal]),
         (evt.EVT_C_STORE, _handle_store, [store]),
         (evt.EVT_N_EVENT_REPORT, _handle_commitment, [record_commitment]),
     ]
@@ -96,15 +116,47 @@ def start_server(
             "pynetdicom is not %s: receiving at half the speed, without a limit on PDU length",
             fast_pdu.SUPPORTED_VERSION,
         )
+    policy = Policy(
+        connections=connections or Connections(),
+        allowed_ips=allowed_ips,
+        maximum_pdu_bytes=MAXIMUM_PDU_BYTES,
+        acse_timeout_s=ACSE_TIMEOUT_S,
+        on_refusal=on_refusal,
+    )
+    make = partial(AssociationServer, listening=listening, policy=policy, tls=tls)
     server = ae.make_server(
         listening.getsockname(),
         evt_handlers=handlers,
         contexts=_Shared(ae.supported_contexts),
-        server_class=cast(Any, partial(_Server, listening=listening)),
-        request_handler=_Handler,
+        server_class=cast(Any, make),
+        request_handler=AssociationHandler,
     )
-    threading.Thread(target=server.serve_forever, name="scp", daemon=True).start()
+    assert isinstance(server, AssociationServer)
+    server.start()
     return server
+
+
+class RefusalLog:
+    """Logs who was not let in, so many in a second: nobody fills a disk by knocking."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._second = 0
+        self._count = self._left_out = 0
+
+    def __call__(self, refusal: Refusal) -> None:
+        second = int(time.monotonic())
+        with self._lock:
+            if second != self._second:
+                left_out, self._left_out = self._left_out, 0
+                self._second, self._count = second, 0
+                if left_out:
+                    _log.warning("%s more refusals not logged", left_out)
+            self._count += 1
+            if self._count > REFUSALS_LOGGED_PER_S:
+                self._left_out += 1
+                return
+        _log.warning("refused: %s", refusal.reason, extra={"peer_address": refusal.peer_address})
 
 
 class _Shared(list[Any]):
@@ -114,57 +166,26 @@ class _Shared(list[Any]):
         return list(self)
 
 
-class _Handler(RequestHandler):
-    def _create_association(self) -> Association:
-        association = super()._create_association()
-        if fast_pdu.is_supported():
-            fast_pdu.install(association, maximum_pdu_bytes=MAXIMUM_PDU_BYTES)
-        return association
+def _reject_when_full(event: Event) -> None:
+    """PS3.8 9.3.4: rejected-transient, presentation related, local-limit-exceeded."""
+    association = event.assoc
+    if connection_of(association).is_over:
+        association.acse.send_reject(0x02, 0x03, 0x02)
+        evt.trigger(association, evt.EVT_REJECTED, {})
+        association.kill()
 
 
-class _Server(ThreadedAssociationServer):
-    """On a socket that listens already; accepted sockets get a deadline of their own."""
-
-    def __init__(self, *args: Any, listening: socket.socket, **kwargs: Any) -> None:
-        self._listening = listening
-        super().__init__(*args, **kwargs)
-
-    def server_bind(self) -> None:
-        assert self.socket is not None  # socketserver has just made it
-        self.socket.close()
-        self.socket = self._listening
-        self.server_address = self.socket.getsockname()
-
-    def server_activate(self) -> None:
-        """It listens already."""
-
-    def server_close(self) -> None:
-        """Close our copy only: other processes may go on with theirs."""
-        assert self.socket is not None
-        self.socket.close()
-
-    def shutdown(self) -> None:
-        """Take no more connections, let associations end by themselves, then abort the rest."""
-        BaseServer.shutdown(self)
-        self.server_close()
-        deadline = time.monotonic() + DRAIN_S
-        while (active := self.active_associations) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        for association in active:
-            association.abort()
-
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        client, address = super().get_request()
-        # Without it, half a PDU and then silence outlives every timeout of the AE.
-        client.settimeout(NETWORK_TIMEOUT_S)
-        return client, address
-
-
-def _refuse_strangers(event: Event, allowed: tuple[IPv4Network | IPv6Network, ...]) -> None:
-    address = ip_address(event.address[0])  # type: ignore[attr-defined]  # set for this event
-    if allowed and not any(address in network for network in allowed):
-        _log.warning("connection refused: address not in CXR_ALLOWED_IPS")
-        event.assoc.abort()
+def _note_rejected(event: Event, on_refusal: OnRefusal) -> None:
+    association = event.assoc
+    answer = cast(Any, association.acceptor.primitive)
+    reason = _REJECTED.get((answer.result_source, answer.diagnostic), "association rejected")
+    on_refusal(
+        Refusal(
+            peer_address=str(association.requestor.address),
+            calling_ae_title=str(association.requestor.ae_title).strip(),
+            reason=reason,
+        )
+    )
 
 
 def _offer_commitment_to_scps(event: Event) -> None:
@@ -197,6 +218,7 @@ def _handle_store(event: Event, store: Store) -> int:
         sop_class_uid=str(request.AffectedSOPClassUID),
         sop_instance_uid=str(request.AffectedSOPInstanceUID),
         calling_ae_title=str(event.assoc.requestor.ae_title).strip(),
+        peer_address=str(event.assoc.requestor.address),
     )
     path = event.dataset_path
     if path is None:  # a request without a data set

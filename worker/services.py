@@ -1,6 +1,6 @@
 """What a worker process works with: made once per process, after any fork."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from db import schema
@@ -10,6 +10,7 @@ from model.bands import Interpreter
 from model.bundle import FINDING, Bundle, read_bundle, shipped_bundle_path
 from model.errors import BundleError
 from worker import home
+from worker.audit import Audit
 from worker.celery_app import make_app
 from worker.notify import Notifier, Notify
 from worker.settings import Settings
@@ -24,6 +25,7 @@ class Services:
     bundle: Bundle
     interpreter: Interpreter
     notify: Notify
+    audit: Audit = field(default_factory=Audit.off)
 
     @property
     def policy(self) -> Policy:
@@ -89,4 +91,5 @@ def make_services(settings: Settings) -> Services:
         bundle=bundle,
         interpreter=make_interpreter(settings, bundle),
         notify=Notifier(make_app(settings.broker, publish_only=True)),
+        audit=Audit.of(settings),
     )

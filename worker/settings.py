@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from dicom_io.tls import ClientCertificate
 from worker import destinations, embedded
 from worker.destinations import DestinationsFile, Recipient
 from worker.errors import BadSettings
@@ -85,6 +86,13 @@ class Settings(BaseModel):
     broker_url: SecretStr = Field(
         SecretStr(""), description="redis://… or rediss://… Empty: the embedded broker."
     )
+    broker_tls_ca: Path | None = Field(
+        None, description="PEM file of the CAs of a rediss:// broker. Empty: the system's."
+    )
+    broker_tls_cert: Path | None = Field(
+        None, description="PEM file of our certificate for a rediss:// broker."
+    )
+    broker_tls_key: Path | None = Field(None, description="PEM file of that certificate's key.")
     ae_title: AeTitle = Field(
         "CXR_WORKER", description="Our AE title, as SCP and as SCU; callers must use it."
     )
@@ -95,6 +103,30 @@ class Settings(BaseModel):
         ge=1,
         le=64,
         description="Processes that receive on the one port. Empty: one per core, at most 4.",
+    )
+    listener_plain: bool = Field(
+        True, description="Off: CXR_DICOM_PORT is not served, only CXR_LISTENER_TLS_PORT."
+    )
+    listener_tls_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Listener's port for DICOM over TLS, usually 2762; 0: any free one. "
+        "Empty: none.",
+    )
+    listener_tls_cert: Path | None = Field(
+        None, description="PEM file of the listener's certificate, and of its CAs below it."
+    )
+    listener_tls_key: Path | None = Field(
+        None, description="PEM file of the certificate's key, without a password."
+    )
+    listener_tls_ca: Path | None = Field(
+        None, description="PEM file of the CAs, or the certificates, of those who may connect."
+    )
+    listener_tls_client_certificate: ClientCertificate = Field(
+        ClientCertificate.REQUIRED,
+        description="Whether a peer must show a certificate (required), may (optional), or is not "
+        "asked for one (none).",
     )
     allowed_calling_ae_titles: Annotated[tuple[AeTitle, ...], CommaSeparated] = Field(
         (), description="Who may associate, by AE title, comma-separated. Empty: anyone."
@@ -235,6 +267,24 @@ class Settings(BaseModel):
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Prometheus metrics; 0: any free port. Empty: none."
     )
+    audit: str = Field(
+        "file",
+        description="Where audit messages go: file (audit/audit.xml in the home folder), a syslog "
+        "server (tls://host:6514, udp://host:514, unix:///dev/log), or off.",
+    )
+    audit_keep_mb: int = Field(
+        256, ge=1, le=1_000_000, description="Of the audit file and those set aside, what is kept."
+    )
+    audit_tls_ca: Path | None = Field(
+        None, description="PEM file of the CAs of a tls:// audit server. Empty: the system's."
+    )
+    audit_tls_cert: Path | None = Field(
+        None, description="PEM file of our certificate for a tls:// audit server."
+    )
+    audit_tls_key: Path | None = Field(None, description="PEM file of that certificate's key.")
+    audit_patient_id: bool = Field(
+        False, description="Whether audit messages name the patient, by Patient ID."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe level that is logged."
     )
@@ -263,6 +313,21 @@ class Settings(BaseModel):
         url = value.get_secret_value()
         if url and not url.startswith(("redis://", "rediss://", "redis+socket://")):
             raise ValueError("expected redis://…, rediss://… or redis+socket://…")
+        if "ssl_" in urlsplit(url).query:
+            raise ValueError("expected no ssl_… in it: the certificate is always checked, see "
+                             "CXR_BROKER_TLS_CA")  # fmt: skip
+        return value
+
+    @field_validator("audit")
+    @classmethod
+    def _known_audit(cls, value: str) -> str:
+        parts = urlsplit(value)
+        is_server = parts.scheme in ("tls", "udp") and parts.hostname and not parts.path
+        if is_server and parts.port == 0:  # .port raises ValueError for what is none
+            raise ValueError("expected a port of 1 to 65535")
+        is_socket = parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc
+        if value not in ("file", "off") and not is_server and not is_socket:
+            raise ValueError("expected file, off, tls://host:port, udp://host:port or unix:///path")
         return value
 
     @field_validator("web_token")
@@ -351,6 +416,27 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        files = (self.listener_tls_cert, self.listener_tls_key, self.listener_tls_ca)
+        if self.listener_tls_port is None:
+            if not self.listener_plain:
+                raise ValueError("CXR_LISTENER_PLAIN is off: CXR_LISTENER_TLS_PORT is needed")
+            if any(files):
+                raise ValueError("CXR_LISTENER_TLS_…: CXR_LISTENER_TLS_PORT is needed")
+            return self
+        if None in files[:2]:
+            raise ValueError(
+                "CXR_LISTENER_TLS_PORT: CXR_LISTENER_TLS_CERT and CXR_LISTENER_TLS_KEY are needed"
+            )
+        wants_ca = self.listener_tls_client_certificate is not ClientCertificate.NONE
+        if wants_ca != (self.listener_tls_ca is not None):
+            raise ValueError(
+                "CXR_LISTENER_TLS_CA is needed, and used, only with "
+                "CXR_LISTENER_TLS_CLIENT_CERTIFICATE=required or optional"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _destinations_have_names_of_their_own(self) -> Self:
         if problems := destinations.duplicates(list(self.recipients)):
             where = "CXR_DESTINATIONS and CXR_DESTINATIONS_FILE"
@@ -376,7 +462,18 @@ class Settings(BaseModel):
 
     @property
     def broker(self) -> str:
-        return self.broker_url.get_secret_value() or embedded.broker_url(self.home)
+        """With what a rediss:// connection is to check and to show, in kombu's words."""
+        url = self.broker_url.get_secret_value() or embedded.broker_url(self.home)
+        if not url.startswith("rediss://"):
+            return url
+        files = {
+            "ssl_ca_certs": self.broker_tls_ca,
+            "ssl_certfile": self.broker_tls_cert,
+            "ssl_keyfile": self.broker_tls_key,
+        }
+        given = {name: str(path) for name, path in files.items() if path is not None}
+        query = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true", **given}
+        return f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(query)}"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:

@@ -133,7 +133,11 @@ class _Fork:
         def child() -> None:
             os.setsid()
             end_with_parent(parent_pid)
-            run()
+            try:
+                run()
+            except Exception as error:  # multiprocessing would print its text
+                _log.critical("uncaught: %s", log.places(error))
+                sys.exit(1)
 
         self._process = multiprocessing.get_context("fork").Process(target=child)
         self._process.start()

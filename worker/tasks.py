@@ -25,6 +25,11 @@ class ProcessServices:
             self._made = {pid: make_services(self._settings)}
         return self._made[pid]
 
+    def close(self) -> None:
+        """Before this process ends."""
+        if made := self._made.get(os.getpid()):
+            made.audit.close()
+
 
 def register_dicom_tasks(app: Celery, services: ProcessServices) -> None:
     @app.task(name=task_name("prepare"))

@@ -23,7 +23,7 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from tests.support import dicom
 from tests.support.system import wait_for
-from worker import fast_pdu, scp
+from worker import association_server, fast_pdu, scp
 from worker.receive import OUT_OF_RESOURCES, SUCCESS, Origin
 
 Store = Callable[[Path, Origin], int]
@@ -67,7 +67,7 @@ class Scp:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scp]:
     monkeypatch.setattr("tempfile.tempdir", None)  # put back afterwards
-    monkeypatch.setattr(scp, "DRAIN_S", 0.5)
+    monkeypatch.setattr(association_server, "DRAIN_S", 0.5)
     running = Scp(tmp_path)
     yield running
     running.close()

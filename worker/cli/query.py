@@ -11,7 +11,7 @@ import click
 from db import comparisons, queries, schema, search, statistics
 from db.engine import Database
 from db.search import Sort
-from worker import agreement
+from worker import agreement, audit, audit_message
 from worker.cli import moments, output
 from worker.errors import WorkerError
 from worker.settings import Settings
@@ -149,6 +149,7 @@ def results(fmt: str, watch: bool, sort: str, limit: int | None, **options: Any)
     if watch and fmt != "table":
         raise click.UsageError("--watch shows a table: leave out --format")
     settings, database = open_database()
+    _report_query(settings, "results", options)
     if limit is None and fmt == "table":
         limit = TABLE_ROWS_MAX
     wanted = _filter(options, settings.timezone, limit)
@@ -166,6 +167,13 @@ def results(fmt: str, watch: bool, sort: str, limit: int | None, **options: Any)
             output.print_table(found, _STUDY_COLUMNS, settings.timezone)
             if len(found) == limit:
                 click.echo(f"the first {limit}; more with --limit, all with --format json or csv")
+
+
+def _report_query(settings: Settings, what: str, options: Mapping[str, Any]) -> None:
+    """Audit a query: by what it was narrowed, but not to whom."""
+    criteria = ", ".join(sorted(name for name, value in options.items() if value))
+    message = audit_message.queried(settings.ae_title, audit.command_user(), what, criteria)
+    audit.by_command(settings, message)
 
 
 def _filter(options: dict[str, Any], timezone: str, limit: int | None) -> queries.ResultFilter:
@@ -221,8 +229,10 @@ def show(name: str) -> None:
             return
         if not found:
             raise WorkerError(f"no study and no image {name} in the database")
+        patients = {uid: queries.patient_id_of(tx, uid) for uid in found}
         for uid in found:
             _show_study(tx, console, uid, settings.timezone)
+    audit.by_command_on(settings, patients, action="R")
 
 
 def _show_study(tx: Any, console: "Console", uid: str, timezone: str) -> None:
@@ -251,6 +261,7 @@ def failures(since: str, limit: int, fmt: str) -> None:
     settings, database = open_database()
     moment = moments.parse_option(since, "--since", settings.timezone)
     assert moment is not None  # it has a default
+    _report_query(settings, "failures", {"since": since})
     with database.read() as tx:
         rows = statistics.find_failures(tx, moment, limit=limit)
     if fmt == "json":

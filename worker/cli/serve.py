@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from worker import log
+from worker import audit, log
 from worker.settings import Settings
 
 _concurrency = click.option(
@@ -40,7 +40,8 @@ def listen() -> None:
 
     settings = _configured()
     try:
-        sys.exit(listener.run(settings, stop_event()))
+        with audit.application(settings, "listener"):
+            sys.exit(listener.run(settings, stop_event()))
     except OSError as error:
         where = f"{settings.bind}:{settings.dicom_port}"
         raise WorkerError(
@@ -57,9 +58,10 @@ def work(role: str, concurrency: int) -> None:
     from worker import roles
 
     settings = _configured()
-    if role == "dicom":
-        sys.exit(roles.run_dicom(settings, concurrency))
-    sys.exit(roles.run_inference(settings))
+    with audit.application(settings, f"worker, {role}"):
+        if role == "dicom":
+            sys.exit(roles.run_dicom(settings, concurrency))
+        sys.exit(roles.run_inference(settings))
 
 
 @click.command()
@@ -67,4 +69,6 @@ def web() -> None:
     """Run the web page, its API and metrics."""
     from worker.web import server
 
-    server.run(_configured())
+    settings = _configured()
+    with audit.application(settings, "web"):
+        server.run(settings)

@@ -5,10 +5,10 @@ import socket
 
 import click
 
-from db import erasure
+from db import erasure, queries
 from db.engine import Database
 from db.erasure import Erasable
-from worker import erase, home
+from worker import audit, erase, home
 from worker.cli.query import open_database
 from worker.errors import WorkerError
 from worker.spool import Spool
@@ -32,6 +32,9 @@ def retract(study: str, reason: str) -> None:
 
     settings, database = open_database()
     done = retract_(settings, database, study, Reason(reason))
+    with database.read() as tx:
+        patients = {study: queries.patient_id_of(tx, study)}
+    audit.by_command_on(settings, patients, action="U")
     if done.already is not None:
         click.echo(f"retracted already, on {done.already:%Y-%m-%d %H:%M:%S} UTC; nothing is new")
         return
@@ -54,6 +57,7 @@ def forget(study: str, yes: bool) -> None:
     spool = Spool(home.spool_folder(settings.home))
     with database.read() as tx:
         found = erasure.erasable(tx, study)
+        patients = {study: queries.patient_id_of(tx, study)}
     if found is None:
         _sweep(database, spool)
         raise WorkerError(f"no study {study} in the database")
@@ -65,6 +69,7 @@ def forget(study: str, yes: bool) -> None:
         erased = erasure.erase(tx, study, erased_by=who)
     if erased is None:
         raise WorkerError(f"no study {study} in the database: it was erased by another")
+    audit.by_command_on(settings, patients, action="D")
     left = "" if _sweep(database, spool) else "; the listener removes its files"
     database.flush_log()
     click.echo(f"erased{left}")

@@ -1,5 +1,6 @@
 """The web application: pages, API, static files, behind one guard. TensorFlow is never loaded."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from starlette.exceptions import HTTPException
 from worker import log
 from worker.services import Services
 from worker.version import VERSION
-from worker.web import api, api_page, login, oidc, pages, study_page, system_page, try_page
+from worker.web import (
+    api,
+    api_page,
+    audited,
+    login,
+    oidc,
+    pages,
+    study_page,
+    system_page,
+    try_page,
+)
 from worker.web.access import Access
 from worker.web.context import Web
 from worker.web.guard import Guard
@@ -34,7 +45,7 @@ def make_app(services: Services) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.web = Web(services=services, access=access, provider=provider)
+    app.state.web = web = Web(services=services, access=access, provider=provider)
     app.include_router(api.router)
     for module in (pages, study_page, system_page, try_page, login, api_page):
         app.include_router(module.router, include_in_schema=False)
@@ -48,7 +59,9 @@ def make_app(services: Services) -> FastAPI:
     if provider is not None:
         secure = services.settings.web_url.startswith("https://")
         app.add_middleware(oidc.remembering, key=access.key_for("oidc"), secure=secure)
-    app.add_middleware(Guard, access=access, upload_path=try_page.PATH)
+    app.add_middleware(
+        Guard, access=access, upload_path=try_page.PATH, answered=partial(audited.report, web)
+    )
     return app
 
 

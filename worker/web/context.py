@@ -51,6 +51,7 @@ class Web:
             settle_s=0,  # what is dropped at once arrives at once
             max_study_age_days=settings.max_study_age_days,
             spool_reserve_mb=settings.spool_reserve_mb,
+            audit=self.services.audit,
         )
 
     @property

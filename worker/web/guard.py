@@ -1,5 +1,8 @@
 """What every answer carries and every request is held to: headers, host names, body sizes."""
 
+from collections.abc import Callable
+
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -7,10 +10,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker import log
-from worker.web.access import Access
+from worker.web.access import Access, Visitor
 
 _log = log.get("web")
 BODY_BYTES_MAX = 64 << 10
+Answered = Callable[[Scope, Visitor | None, int], None]  # and the status
 UPLOAD_BYTES_MAX = 96 << 20  # of one request, all its files together
 _HEADERS = {
     "Content-Security-Policy": (
@@ -30,8 +34,9 @@ _HEADERS = {
 class Guard:
     """ASGI middleware around everything else."""
 
-    def __init__(self, app: ASGIApp, access: Access, upload_path: str) -> None:
+    def __init__(self, app: ASGIApp, access: Access, upload_path: str, answered: Answered) -> None:
         self._app = app
+        self._answered = answered
         self._access = access
         self._upload_path = upload_path
 
@@ -40,12 +45,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        started = False
+        status = 0
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
                 headers.setdefault("Cache-Control", "no-store")
@@ -63,9 +68,16 @@ class Guard:
             await self._app(scope, _bounded(receive, limit), send_with_headers)
         except Exception as error:  # the server would log its text, which may quote a patient
             _log.error("%s %s failed: %s", request.method, scope["path"], log.where(error))
-            if not started:
+            if not status:
                 broken = PlainTextResponse("this failed; the log says where", 500)
                 await broken(scope, receive, send_with_headers)
+        await run_in_threadpool(self._tell, scope, request, status)
+
+    def _tell(self, scope: Scope, request: Request, status: int) -> None:
+        try:
+            self._answered(scope, self._access.visitor(request), status)
+        except Exception as error:  # the answer is out already; the database may be down
+            _log.error("request not audited: %s", log.where(error))
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

@@ -6,8 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
+from worker.audit_message import signed_in
 from worker.web import oidc, render
 from worker.web.access import COOKIE, NAME_LENGTH_MAX, clean_name, new_session
+from worker.web.audited import person
 from worker.web.context import Web, WebDep
 
 FAILURE_TAKES_S = 0.5
@@ -31,7 +33,10 @@ def sign_in(
 ) -> Response:
     render.check_form(request, csrf_token)
     name = clean_name(name)
-    if not name or not web.access.is_token(token):
+    failed = not name or not web.access.is_token(token)
+    audit = web.services.audit
+    audit.report(signed_in(audit.ae_title, person(request, name or "nobody"), failed=failed))
+    if failed:
         time.sleep(FAILURE_TAKES_S)  # guessing takes time
         return render.page(
             request, "login.html", None, status=403, failed=True, name=name, access=web.access
@@ -48,9 +53,11 @@ async def go_to_provider(request: Request, web: WebDep) -> Response:
 
 @router.get(oidc.CALLBACK)
 async def come_back(request: Request, web: WebDep) -> Response:
-    signed_in = await _provider(web).come_back(request)
+    someone = await _provider(web).come_back(request)
+    audit = web.services.audit
+    audit.report(signed_in(audit.ae_title, person(request, someone.name)))
     response = RedirectResponse("/", 303)
-    session = new_session(signed_in.name, may_operate=signed_in.may_operate)
+    session = new_session(someone.name, may_operate=someone.may_operate)
     web.access.start_session(request, response, session)
     return response
 
@@ -62,8 +69,12 @@ def _provider(web: Web) -> oidc.Provider:
 
 
 @router.post("/logout")
-def sign_out(request: Request, csrf_token: Annotated[str, Form()] = "") -> Response:
+def sign_out(request: Request, web: WebDep, csrf_token: Annotated[str, Form()] = "") -> Response:
     render.check_form(request, csrf_token)
+    session, audit = web.access.session(request), web.services.audit
+    if session is not None and session.name:
+        who = person(request, session.name)
+        audit.report(signed_in(audit.ae_title, who, leaves=True))
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE)
     return response

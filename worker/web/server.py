@@ -40,6 +40,7 @@ def run(settings: Settings) -> None:
     try:
         server.run(sockets=[listening])
     finally:
+        services.audit.close()
         services.database.dispose()
 
 
