@@ -131,24 +131,36 @@ def test_secrets_are_files_that_the_script_makes_once(tmp_path: Path) -> None:
         assert f"{PREFIX}{name.upper()}_FILE: /run/secrets/{name}" in text
 
 
+@pytest.mark.parametrize(
+    "name", ["namespace.yaml", "spool.yaml", "inference.yaml", "services.yaml", "network.yaml"]
+)
+def test_kubernetes_knows_every_field_of_the_manifests(name: str) -> None:
+    for document in yaml.safe_load_all((DEPLOY / "kubernetes" / "base" / name).read_text()):
+        _validate(document)
+
+
 @pytest.mark.parametrize("overlay", ["base", "gpu"])
-def test_kubernetes_accepts_the_manifests(overlay: str) -> None:
-    kubectl = tool("kubectl")
-    argv = [kubectl, "kustomize", DEPLOY / "kubernetes" / overlay]
+def test_kustomize_puts_the_manifests_together(overlay: str) -> None:
+    argv = [tool("kubectl"), "kustomize", DEPLOY / "kubernetes" / overlay]
     rendered = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
     documents = list(yaml.safe_load_all(rendered.stdout))
+    for document in documents:
+        _validate(document)
     assert {"StatefulSet", "Deployment", "PodDisruptionBudget", "NetworkPolicy"} <= {
         it["kind"] for it in documents
     }
-    for document in documents:
-        kubernetes_validate.validate(document, "1.31", strict=True)
-        for container in _containers(document):
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }
-            assert container["resources"]["requests"] and container["resources"]["limits"]
+    assert ("nvidia.com/gpu" in rendered.stdout) == (overlay == "gpu")
+
+
+def _validate(document: dict[str, Any]) -> None:
+    kubernetes_validate.validate(document, "1.31", strict=True)
+    for container in _containers(document):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["requests"] and container["resources"]["limits"]
 
 
 def _containers(document: dict[str, Any]) -> list[dict[str, Any]]:

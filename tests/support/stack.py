@@ -97,7 +97,7 @@ class Stack:
     def up(self, *arguments: object) -> None:
         self.compose("up", "--detach", "--no-build", *arguments)
 
-    def wait_until_healthy(self, within_s: float = 300) -> None:
+    def wait_until_healthy(self, within_s: float = 900) -> None:
         wait_for("every container's health", self._all_healthy, within_s)
 
     def _all_healthy(self) -> bool:
