@@ -234,6 +234,7 @@ def test_inference_runs_on_a_machine_of_its_own(
         other.compose(*there, "down")
         assert other.leftovers() == []
     stack.up("--scale", "inference=1", "--force-recreate")
+    docker("network", "rm", f"{stack.project}_cluster")
     stack.wait_until_healthy()
 
 
