@@ -18,6 +18,8 @@ COMPOSE_PROFILES=orthanc
 #IMAGE_PREFIX=cxr-worker
 #IMAGE_TAG=latest
 #ORTHANC_IMAGE=orthancteam/orthanc:latest
+# Another major version of PostgreSQL reads a dump, not the volume of this one.
+#POSTGRES_IMAGE=postgres:16-bookworm
 # What is reached from outside, as address:port or port. The PACS sends to the first.
 #PUBLISH_DICOM=11112
 #PUBLISH_WEB=127.0.0.1:8080

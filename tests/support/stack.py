@@ -19,7 +19,8 @@ from dicom_io.destination import Destination
 from tests.support.system import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE_IMAGES = ("python:3.11-slim-bookworm", "postgres:16-bookworm", "redis:7.2-bookworm",
+POSTGRES = os.environ.get("POSTGRES_IMAGE", "postgres:16-bookworm")  # compose reads it as well
+BASE_IMAGES = ("python:3.11-slim-bookworm", POSTGRES, "redis:7.2-bookworm",
                "orthancteam/orthanc:latest")  # fmt: skip
 OURS = ("listener", "dicom-worker", "inference", "web")
 STARTED = time.monotonic()
