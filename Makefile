@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/installed
 
-.PHONY: demo test test-long check bench bench-scale peers fuzz hostile chaos crash-points soak lock clean
+.PHONY: demo test test-long check bench bench-scale peers fuzz hostile chaos crash-points soak lock env-example wheel \
+	image-locks images deploy-test clean
 
 demo: $(SETUP)
 	@$(BIN)/python -m worker.demo
@@ -15,12 +16,14 @@ test: $(SETUP)
 test-long: $(SETUP)
 	$(BIN)/python -m pytest -m long
 
-# ruff and mypy: what a change must pass before anything is run.
+# ruff, mypy, licences, known weaknesses: what a change must pass before anything is run.
 check: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_structure.py tests/test_docs.py
+	$(BIN)/pip-licenses >/dev/null
+	$(BIN)/python deploy/audit.py
+	$(BIN)/python -m pytest -q tests/test_structure.py tests/test_docs.py tests/deploy/test_files.py
 
 # The tests against real peers (Orthanc, DCMTK, validators) alone; they skip what is not installed.
 peers: $(SETUP)
@@ -58,14 +61,45 @@ bench-scale: $(SETUP)
 	$(BIN)/python -m tests.bench.scale --workers 1 --workers 2 --workers 4
 	$(BIN)/python -m tests.bench.scale
 
-# Pin every dependency anew; names no registry.
+# Pin every dependency anew; names no registry. What an image installs is taken out of the same pins.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	--python-version 3.11 --custom-compile-command "make lock"
 lock: $(SETUP)
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \
-		--python-version 3.11 --extra cpu --extra train --extra demo --group dev \
-		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+	$(COMPILE) --upgrade --extra cpu --extra train --extra demo --group dev \
+		pyproject.toml --output-file requirements.lock
+	$(MAKE) image-locks UPGRADE=--upgrade
+
+image-locks: $(SETUP)
+	$(COMPILE) $(UPGRADE) --constraint requirements.lock --group listener --output-file deploy/locks/listener.txt
+	$(COMPILE) $(UPGRADE) --constraint requirements.lock pyproject.toml --output-file deploy/locks/base.txt
+	$(COMPILE) $(UPGRADE) --constraint requirements.lock --extra cpu pyproject.toml --output-file deploy/locks/cpu.txt
+	$(COMPILE) $(UPGRADE) --constraint requirements.lock --extra gpu pyproject.toml --output-file deploy/locks/gpu.txt
+	$(COMPILE) $(UPGRADE) --constraint requirements.lock --group image --output-file deploy/locks/image.txt
+
+# deploy/env.example, out of the settings' own words.
+env-example: $(SETUP)
+	$(BIN)/python deploy/render_env.py
+
+# dist/*.whl and dist/*.tar.gz, with the bundle in them.
+wheel: $(SETUP)
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
+# The images that need no GPU; IMAGE_PREFIX and IMAGE_TAG name them.
+IMAGE_PREFIX ?= cxr-worker
+IMAGE_TAG ?= latest
+IMAGES ?= listener dicom-worker web inference-cpu
+images:
+	for target in $(IMAGES); do \
+		docker build --file deploy/Dockerfile --target $$target --tag $(IMAGE_PREFIX)/$$target:$(IMAGE_TAG) \
+			--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" . || exit 1; done
+
+# Images, compose, twenty studies, kills, back-up, upgrade and rollback, with a real engine: see deploy/README.md.
+deploy-test: $(SETUP)
+	$(BIN)/python -m pytest -m deploy -s tests/deploy
 
 $(SETUP): requirements.lock pyproject.toml deploy/setup_venv.py
 	@$(PYTHON) deploy/setup_venv.py .venv
 
 clean:
-	rm -rf .venv .venv.lock var .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv.lock dist var .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from worker.cli import cli
-from worker.settings import PREFIX, Settings
+from worker.settings import PREFIX, SECRETS, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")])
@@ -32,6 +32,7 @@ def test_every_setting_is_documented_in_the_codes_own_words() -> None:
 
 def test_no_page_names_a_setting_that_does_not_exist() -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known |= {f"{PREFIX}{name.upper()}_FILE" for name in SECRETS}
     for page in PAGES:
         named = set(re.findall(r"\bCXR_[A-Z_]+[A-Z]\b", page.read_text()))
         assert named - known <= {"CXR_WORKER", "CXR_SEND"}, page.name

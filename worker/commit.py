@@ -5,6 +5,10 @@ hold is sent again. What it does not answer is asked again, each time later, and
 is as old as an undelivered object may get.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pydicom.uid import generate_uid
 
 from db import commitments
@@ -17,7 +21,9 @@ from dicom_io.destination import Destination
 from dicom_io.errors import DestinationUnavailable
 from worker import log
 from worker.patience import REFUSALS_MAX, backoff_s, is_too_old
-from worker.services import Services
+
+if TYPE_CHECKING:  # the listener, which records answers, has neither model nor NumPy
+    from worker.services import Services
 
 REFERENCES_MAX = 200  # of one request
 ANSWER_WITHIN_S = 600.0  # doubles with each request

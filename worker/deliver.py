@@ -149,8 +149,7 @@ def _audit(services: Services, recipient: Recipient, delivery: DueDelivery) -> N
 def _audit_message(services: Services, delivery: DueDelivery, to: str) -> None:
     audit = services.audit
     ours = Participant(user_id=audit.ae_title, is_requestor=True)
-    patient_id = (delivery.patient_id or "") if audit.is_on
-names_patients else ""
+    patient_id = (delivery.patient_id or "") if audit.names_patients else ""
     audit.report(exported(ours, delivery.study_instance_uid, patient_id=patient_id, to=to))
 
 

@@ -39,6 +39,8 @@ SECRETS = {
     "web_token",
     "web_oidc_client_secret",
 }  # they are or may hold a password
+_FILE = "_file"  # CXR_WEB_TOKEN_FILE names a file that holds CXR_WEB_TOKEN
+_SECRET_BYTES_MAX = 4096
 WEB_TOKEN_LENGTH_MIN = 16
 
 
@@ -479,7 +481,8 @@ class Settings(BaseModel):
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the environment, and `.env` below it; BadSettings names every bad variable."""
         values = _collect(os.environ if environ is None else environ, Path(".env"))
-        problems = _unknown(cls, values)
+        values, problems = _read_secrets(values)
+        problems += _unknown(cls, values)
         known = {name: value for name, value in values.items() if name in cls.model_fields}
         try:
             settings = cls.model_validate(known)
@@ -512,6 +515,33 @@ def _collect(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
         for name, value in merged.items()
         if name.startswith(PREFIX)
     }
+
+
+def _read_secrets(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Put the content of each `…_FILE` in its place; a variable that is set itself wins."""
+    found = dict(values)
+    problems = []
+    for name in sorted(SECRETS):
+        path = found.pop(name + _FILE, "").strip()
+        if not path or found.get(name, "").strip():
+            continue
+        try:
+            found[name] = _read_secret(Path(path))
+        except ValueError as error:
+            problems.append(f"{PREFIX}{(name + _FILE).upper()}={path!r}: {error}")
+    return found, problems
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_SECRET_BYTES_MAX + 1)
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from error
+    text = content.decode(errors="replace").strip()
+    if not text or len(content) > _SECRET_BYTES_MAX:
+        raise ValueError(f"expected text of 1 to {_SECRET_BYTES_MAX} bytes")
+    return text
 
 
 def _unknown(cls: type[Settings], values: Mapping[str, str]) -> list[str]:

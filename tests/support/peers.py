@@ -12,7 +12,7 @@ def tool(name: str) -> str:
     """A peer's program; DCMTK's, not the one of the same name that pynetdicom installs."""
     path = shutil.which(name, path="/usr/bin:/usr/sbin:/usr/local/bin")
     if path is None:
-        pytest.skip(f"{name} is not installed (Debian: dcmtk, dicom3tools, orthanc)")
+        pytest.skip(f"{name} is not installed (see .ci/run for the packages)")
     return path
 
 

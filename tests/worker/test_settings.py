@@ -139,3 +139,35 @@ def test_what_is_eligible_is_a_setting() -> None:
     text = _problems({"CXR_ELIGIBLE_MODALITIES": "CR;DX", "CXR_UNKNOWN_VIEW": "perhaps"})
     assert "CXR_ELIGIBLE_MODALITIES" in text
     assert "should be 'accept' or 'refuse'" in text
+
+
+def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://:hunter2@host/0\n")
+    settings = Settings.from_env({"CXR_BROKER_URL_FILE": str(tmp_path / "url")})
+    assert settings.broker == "redis://:hunter2@host/0"
+    assert Settings.from_env(settings.environment()) == settings  # as a child process reads them
+
+
+def test_a_variable_wins_over_the_file_that_stands_for_it(tmp_path: Path) -> None:
+    environ = {"CXR_WEB_TOKEN": "t" * 16, "CXR_WEB_TOKEN_FILE": str(tmp_path / "absent")}
+    assert Settings.from_env(environ).web_token.get_secret_value() == "t" * 16
+
+
+def test_a_secret_file_that_cannot_be_used_is_named_and_its_content_is_not(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "long").write_text("hunter2" * 1000)
+    text = _problems(
+        {
+            "CXR_DATABASE_URL_FILE": str(tmp_path / "absent"),
+            "CXR_BROKER_URL_FILE": str(tmp_path / "empty"),
+            "CXR_WEB_TOKEN_FILE": str(tmp_path / "long"),
+        }
+    )
+    assert f"CXR_DATABASE_URL_FILE='{tmp_path}/absent': cannot be read (No such file" in text
+    assert f"CXR_BROKER_URL_FILE='{tmp_path}/empty': expected text of 1 to 4096 bytes" in text
+    assert f"CXR_WEB_TOKEN_FILE='{tmp_path}/long': expected text of 1 to 4096 bytes" in text
+    assert "hunter2" not in text
+
+
+def test_only_secrets_are_read_from_files() -> None:
+    assert "CXR_DICOM_PORT_FILE: no such setting" in _problems({"CXR_DICOM_PORT_FILE": "x"})

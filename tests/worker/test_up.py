@@ -300,6 +300,12 @@ def test_the_commands_answer_from_the_same_database(system: System, tmp_path: Pa
     assert "answers C-ECHO" in check.stdout
 
 
+@pytest.mark.parametrize("role", ["listener", "dicom", "inference", "web"])
+def test_each_role_tells_a_probe_that_it_works(system: System, role: str) -> None:
+    wait_for(role, lambda: system.command("health", role).returncode == 0)  # it may still load
+    assert "answers" in system.command("health", role).stdout
+
+
 def test_a_second_copy_in_the_same_home_is_refused(system: System) -> None:
     completed = system.command("up")
     assert completed.returncode == 2

@@ -30,6 +30,7 @@ _COMMANDS = {
     "forget": "withdraw:forget",
     "validate": "validate:validate",
     "check": "admin:check",
+    "health": "admin:health",
     "db": "admin:db",
 }
 

@@ -1,4 +1,4 @@
-"""Commands of the administrator: check, db."""
+"""Commands of the administrator: check, health, db."""
 
 import sys
 import tempfile
@@ -131,6 +131,19 @@ def _echo(settings: Settings, recipient: Recipient) -> str:
                 return webhook.probe(listener)
     except DestinationUnavailable as error:
         raise _Failed(str(error)) from error
+
+
+@click.command()
+@click.argument("role", type=click.Choice(["listener", "dicom", "inference", "web"]))
+def health(role: str) -> None:
+    """Tell whether a role's processes on this machine do their work; exit status 1 if not."""
+    from worker import probe
+
+    try:
+        click.echo(probe.ROLES[role](Settings.from_env()))
+    except probe.Unhealthy as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
 
 
 @click.group()

@@ -1,0 +1,204 @@
+"""The files of deploy/ agree with the code and with each other; no engine is needed."""
+
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from db import schema
+from db.engine import Database
+from model.bundle import read_bundle, shipped_bundle_path
+from tests.support.peers import tool
+from worker.metrics import Collector
+from worker.settings import PREFIX, SECRETS
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+OURS = {"migrate", "listener", "dicom-worker", "inference", "web"}
+
+
+def _pins(name: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def _compose(name: str = "compose.yaml") -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((DEPLOY / name).read_text())
+    return found
+
+
+def test_env_example_has_every_setting_in_the_codes_own_words() -> None:
+    spec = importlib.util.spec_from_file_location("render_env", DEPLOY / "render_env.py")
+    assert spec is not None and spec.loader is not None
+    render_env = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(render_env)
+    assert (DEPLOY / "env.example").read_text() == render_env.render(), "run `make env-example`"
+
+
+def test_compose_reads_no_variable_that_env_example_does_not_explain() -> None:
+    explained = set(re.findall(r"^#?([A-Z_]+)=", (DEPLOY / "env.example").read_text(), re.M))
+    for file in DEPLOY.glob("compose*.yaml"):
+        assert set(re.findall(r"\$\{([A-Z_]+)", file.read_text())) <= explained, file.name
+
+
+@pytest.mark.parametrize("name", ["listener", "base", "cpu"])
+def test_images_install_what_is_pinned_and_tested(name: str) -> None:
+    pinned, image = _pins("requirements.lock"), _pins(f"deploy/locks/{name}.txt")
+    assert image.items() <= pinned.items(), "run `make image-locks`"
+
+
+def test_the_listeners_image_has_what_it_loads_and_no_pixels() -> None:
+    image = set(_pins("deploy/locks/listener.txt"))
+    assert not image & {"tensorflow", "tensorflow-cpu", "keras", "numpy", "opencv-python-headless"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    names = {re.split(r"[\[<>= ]", it)[0] for it in project["project"]["dependencies"]}
+    assert {re.split(r"[\[]", it)[0] for it in project["dependency-groups"]["listener"]} <= names
+    owners = importlib.metadata.packages_distributions()
+    absent = {
+        module
+        for module, of in owners.items()
+        if not {it.lower().replace("_", "-") for it in of} & (image | {"cxr-worker"})
+    }
+    code = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, *_):
+        if name in {absent}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+import alembic.command, db.schema, worker.cli.serve, worker.listener, worker.probe
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_the_dockerfile_is_of_this_version_and_needs_nothing_unusual() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"ARG VERSION={version}\n" in text
+    assert "syntax=" not in text
+    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", text, re.MULTILINE)
+    assert {"listener", "dicom-worker", "inference-cpu", "inference-gpu", "web"} <= {
+        stage for _, stage in stages
+    }
+    assert {base for base, _ in stages} - {stage for _, stage in stages} == {
+        "python:3.11-slim-bookworm"
+    }
+
+
+def test_every_service_of_ours_is_confined() -> None:
+    services = _compose()["services"]
+    services |= {"other": _compose("compose.inference.yaml")["services"]["inference"]}
+    for name in (*OURS, "other", "postgres", "redis"):
+        service = services[name]
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged"), name
+
+
+def test_only_who_speaks_dicom_is_on_that_side_and_data_has_no_way_out() -> None:
+    compose = _compose()
+    on = {name: set(it["networks"]) for name, it in compose["services"].items()}
+    assert compose["networks"]["data"] == {"internal": True}
+    assert {name for name in OURS if "dicom" in on[name]} == {"listener", "dicom-worker"}
+    assert on["postgres"] == on["redis"] == on["inference"] == {"data"}
+    assert on["orthanc"] == {"dicom"}
+
+
+def test_secrets_are_files_that_the_script_makes_once(tmp_path: Path) -> None:
+    script = shutil.copy(DEPLOY / "make-secrets.sh", tmp_path)
+    subprocess.run([script], check=True, capture_output=True)
+    made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    wanted = {Path(it["file"]).name for it in _compose()["secrets"].values()}
+    assert wanted <= set(made)
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+    assert len(set(made.values())) == len(made)
+    subprocess.run([script], check=True, capture_output=True)
+    assert made == {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    text = (DEPLOY / "compose.yaml").read_text()
+    for name in SECRETS:
+        assert f"{PREFIX}{name.upper()}_FILE: /run/secrets/{name}" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["namespace.yaml", "spool.yaml", "inference.yaml", "services.yaml", "network.yaml"]
+)
+def test_kubernetes_knows_every_field_of_the_manifests(name: str) -> None:
+    for document in yaml.safe_load_all((DEPLOY / "kubernetes" / "base" / name).read_text()):
+        _validate(document)
+
+
+@pytest.mark.parametrize("overlay", ["base", "gpu"])
+def test_kustomize_puts_the_manifests_together(overlay: str) -> None:
+    argv = [tool("kubectl"), "kustomize", DEPLOY / "kubernetes" / overlay]
+    rendered = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    documents = list(yaml.safe_load_all(rendered.stdout))
+    for document in documents:
+        _validate(document)
+    assert {"StatefulSet", "Deployment", "PodDisruptionBudget", "NetworkPolicy"} <= {
+        it["kind"] for it in documents
+    }
+    assert ("nvidia.com/gpu" in rendered.stdout) == (overlay == "gpu")
+
+
+def _validate(document: dict[str, Any]) -> None:
+    kubernetes_validate.validate(document, "1.31", strict=True)
+    for container in _containers(document):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["requests"] and container["resources"]["limits"]
+
+
+def _containers(document: dict[str, Any]) -> list[dict[str, Any]]:
+    pod = document.get("spec", {}).get("template", {}).get("spec", {})
+    found: list[dict[str, Any]] = [*pod.get("containers", []), *pod.get("initContainers", [])]
+    return found
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    verify = tool("systemd-analyze")
+    shutil.copytree(DEPLOY / "systemd", tmp_path / "units")
+    units = sorted((tmp_path / "units").glob("*.service"))
+    assert len(units) == 6
+    for unit in units:  # the program is not installed here
+        unit.write_text(unit.read_text().replace("/opt/cxr-worker/bin/cxr-worker", "/bin/true"))
+    done = subprocess.run(
+        [verify, "verify", *units],
+        env={"SYSTEMD_UNIT_PATH": f"{tmp_path / 'units'}:", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_alerts_speak_of_metrics_that_there_are(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'cxr.db'}")
+    schema.upgrade(database)
+    families = Collector(database, read_bundle(shipped_bundle_path()), 0.1).collect()
+    there = {family.name for family in families}
+    database.dispose()
+    alerts = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
+    for rule in alerts["groups"][0]["rules"]:
+        named = set(re.findall(r"\bcxr_\w+", rule["expr"]))
+        assert {name.removesuffix("_total") for name in named} <= there, rule["alert"]
+
+
+def test_prometheus_accepts_its_configuration() -> None:
+    argv = [tool("promtool"), "check", "config", DEPLOY / "prometheus" / "prometheus.yml"]
+    subprocess.run(argv, check=True, capture_output=True, timeout=60)
