@@ -34,7 +34,6 @@ LEASE_S = 20.0  # a row of a killed worker waits as long; its work takes a secon
 DRAIN_S = 5.0  # how long one wake-up goes on with other due rows
 assert DRAIN_S + LEASE_S < TASK_TIME_LIMIT_S
 RETRY_AFTER_S = 5.0
-BATCH_MAX = 32
 
 _log = log.get("pipeline")
 
@@ -50,7 +49,7 @@ def infer(services: Services, predictor: Predictor, sop_instance_uid: str | None
         services,
         INFER,
         sop_instance_uid,
-        BATCH_MAX,
+        predictor.batch_max,
         lambda held: _infer(services, predictor, held),
         ahead=True,
     )
