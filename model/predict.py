@@ -70,11 +70,6 @@ class Predictor:
         self._model = _with_outputs(network, bundle, self._scorer.mean.size, spatial)
         self._graph = self._tf.function(self._outputs if spatial else self._plain_outputs)
 
-    @property
-    def batch_max(self) -> int:
-        """How many pictures are worth being predicted at once on this machine."""
-        return self._batch_sizes[-1]
-
     def warm_up(self, sizes: tuple[int, ...] | None = None) -> None:
         """Trace the graph for these batch sizes, or for all, so that no later call waits for it."""
         for size in sizes or self._batch_sizes:
@@ -92,7 +87,7 @@ class Predictor:
         size = self.bundle.input_shape[:2]
         if images.dtype != np.uint8 or images.shape[1:] != size:
             raise ValueError(f"expected uint8 (n, {size}), got {images.dtype} {images.shape}")
-        step = self.batch_max
+        step = self._batch_sizes[-1]
         parts = [self._batch(images[i : i + step]) for i in range(0, len(images), step)]
         if not parts:
             return Outputs(logits=np.empty(0, np.float32), ood_scores=np.empty(0))

@@ -34,6 +34,7 @@ LEASE_S = 20.0  # a row of a killed worker waits as long; its work takes a secon
 DRAIN_S = 5.0  # how long one wake-up goes on with other due rows
 assert DRAIN_S + LEASE_S < TASK_TIME_LIMIT_S
 RETRY_AFTER_S = 5.0
+BATCH_MAX = 32  # of one claim and one transaction; the predictor divides it as suits the machine
 
 _log = log.get("pipeline")
 
@@ -49,7 +50,7 @@ def infer(services: Services, predictor: Predictor, sop_instance_uid: str | None
         services,
         INFER,
         sop_instance_uid,
-        predictor.batch_max,
+        BATCH_MAX,
         lambda held: _infer(services, predictor, held),
         ahead=True,
     )
