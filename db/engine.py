@@ -1,5 +1,8 @@
 """Connections and transactions, on SQLite and PostgreSQL alike."""
 
+import fcntl
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,7 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-SQLITE_BUSY_TIMEOUT_S = 20
+SQLITE_TURN_WITHIN_S = 10
+SQLITE_TURN_EVERY_S = 0.002
+SQLITE_BUSY_TIMEOUT_S = 10
 POSTGRESQL_CONNECT_TIMEOUT_S = 5
 POSTGRESQL_STATEMENT_TIMEOUT_S = 60
 POSTGRESQL_SILENCE_MAX_S = 10  # of the network under a connection; else it may last a quarter hour
@@ -35,9 +40,9 @@ class Database:
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self.engine = _make_engine(url)
-        # SQLite has one writer. Threads of one process take turns here, at once and in order;
-        # its own busy handler sleeps for up to a tenth of a second between tries.
-        self._turn: AbstractContextManager[Any] = Lock() if self.is_sqlite else nullcontext()
+        self._turn: AbstractContextManager[Any] = nullcontext()
+        if self.is_sqlite and self.engine.url.database:
+            self._turn = _WritersTurn(Path(self.engine.url.database))
         self._clock = clock or _database_clock
 
     @property
@@ -69,6 +74,47 @@ class Database:
 
     def dispose(self) -> None:
         self.engine.dispose()
+
+
+class _WritersTurn:
+    """SQLite has one writer: those of this host take turns here, threads at once and in order.
+
+    Its own busy handler sleeps for up to a tenth of a second between tries, where a writer takes
+    a few milliseconds: one process may write again and again while another waits for seconds.
+    The kernel frees the file's lock when its process dies, however that dies.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._path = database.with_name(f"{database.name}-turn")
+        self._threads = Lock()
+        self._file: int | None = None
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        try:
+            self._take()
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def __exit__(self, *_exception: object) -> None:
+        try:
+            if self._file is not None:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def _take(self) -> None:
+        """After SQLITE_TURN_WITHIN_S it is SQLite that waits, and says that it is locked."""
+        if self._file is None:
+            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+        deadline = time.monotonic() + SQLITE_TURN_WITHIN_S
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(SQLITE_TURN_EVERY_S)
 
 
 def _database_clock(conn: Connection) -> datetime:

@@ -96,9 +96,20 @@ def _overlaid(
 
 def _coloured(base: NDArray[np.uint8], heat: NDArray[np.float32]) -> Rgb:
     """Blend: nothing is hidden where the map is low, and never all of the radiograph."""
-    colours = cv2.applyColorMap((heat * 255).astype(np.uint8), _COLOURS)[..., ::-1]
-    opacity = (_OPACITY_MAX * np.minimum(heat * 2, 1))[..., None]
-    return np.ascontiguousarray(base[..., None] * (1 - opacity) + colours * opacity, np.uint8)
+    level = cv2.convertScaleAbs(heat, alpha=255)
+    kept, laid_over = _blending()
+    grey = cv2.multiply(base, cv2.LUT(level, kept), scale=1 / 255)
+    return np.asarray(cv2.add(cv2.merge([grey] * 3), cv2.LUT(cv2.merge([level] * 3), laid_over)))
+
+
+@cache
+def _blending() -> tuple[NDArray[np.uint8], Rgb]:
+    """For each level of the map: how much of 255 of the radiograph is kept, and what is added."""
+    levels = np.arange(256, dtype=np.uint8)
+    colours = cv2.applyColorMap(levels[:, None], _COLOURS)[:, 0, ::-1]
+    opacity = _OPACITY_MAX * np.minimum(levels / 255 * 2, 1)
+    kept = np.round(255 * (1 - opacity)).astype(np.uint8)
+    return kept, np.round(colours * opacity[:, None]).astype(np.uint8)[None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ LEASE_S = 20.0  # a row of a killed worker waits as long; its work takes a secon
 DRAIN_S = 5.0  # how long one wake-up goes on with other due rows
 assert DRAIN_S + LEASE_S < TASK_TIME_LIMIT_S
 RETRY_AFTER_S = 5.0
-BATCH_MAX = 32
+BATCH_MAX = 32  # of one claim and one transaction; the predictor divides it as suits the machine
 
 _log = log.get("pipeline")
 

@@ -1,16 +1,18 @@
 """The running system (`cxr-worker up`): from C-STORE to the report, the whole way, memory.
 
 Latency: one study at a time to an idle system, from the last C-STORE answer to the SR's arrival at
-the PACS. Whole way: uncompressed 2500x2048 images, each a study, from the first byte to the last
-report, beside what the cores would allow with the CPU seconds that were spent. Memory: of all
-processes at the end, shared pages divided among those who share them.
+the PACS. Whole way: uncompressed 2500x2048 images, each a study, in steady state, beside what the
+cores would allow with the CPU seconds that were spent. Memory: of all processes at the end, shared
+pages divided among those who share them.
 """
 
 import contextlib
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,10 @@ UNIT = "images/s"
 SETTLE_S = 2.0
 LATENCY_LIMIT_S = SETTLE_S + 1.0
 LATENCY_STUDIES = 20
-WHOLE_WAY = Size(name="10 MB", rows=2500, columns=2048, count=64)
+WHOLE_WAY = Size(name="10 MB", rows=2500, columns=2048, count=96)
 SENDERS = 4
+FILES_EACH = 4  # of an association
+WINDOW = 24
 DONE_WITHIN_S = 400.0
 LISTENER_LIMIT_MB = 110
 UP_LIMIT_MB = 1536
@@ -130,24 +134,19 @@ def _latency(name: str, system: System, pacs: TimedPacs, plan: Plan) -> Row:
 
 
 def _whole_way(system: System, pacs: TimedPacs, plan: Plan) -> list[Row]:
+    """In steady state: senders keep WINDOW studies on the way; filling up and running dry is not
+    counted, neither in time nor in CPU seconds."""
+    count = 32 if plan.quick else WHOLE_WAY.count
     with tempfile.TemporaryDirectory(dir=plan.folder, prefix="images-") as folder:
-        images = Images(Path(folder), WHOLE_WAY, 8 if plan.quick else WHOLE_WAY.count, chest=True)
+        images = Images(Path(folder), WHOLE_WAY, count, chest=True)
         rates, limits, shares = [], [], []
         for number in range(plan.rounds):
             plan.note(f"system · whole way · round {number + 1} of {plan.rounds}")
             images.renew()
-            before, done = _cpu_s(system), len(pacs.came_at)
-            started = time.perf_counter()
-            _send(system, images.folders)
-            while len(pacs.came_at) - done < images.count:
-                if time.perf_counter() - started > DONE_WITHIN_S:
-                    raise Failed(f"system: not done within {DONE_WITHIN_S:.0f} s")
-                time.sleep(0.02)
-            rate = images.count / (time.perf_counter() - started)
-            after = _cpu_s(system)
-            share = {role: (after[role] - before[role]) / images.count for role in after}
+            found = _steady(system, pacs, images)
+            share = {role: spent / found.images for role, spent in found.cpu_s.items()}
             shares.append(share)
-            rates.append(rate)
+            rates.append(found.images / found.duration_s)
             limits.append((psutil.cpu_count() or 1) / sum(share.values()))
     rows = [
         Row(
@@ -164,13 +163,51 @@ def _whole_way(system: System, pacs: TimedPacs, plan: Plan) -> list[Row]:
     return rows
 
 
-def _send(system: System, folders: Sequence[Path]) -> None:
-    to = ["-aec", "CXR_WORKER", "127.0.0.1", str(system.address.port)]
-    argv = [program("storescu", "dcmtk"), "-R", "+sd", *to]
-    shares = [folders[i::SENDERS] for i in range(SENDERS)]
-    senders = [subprocess.Popen([*argv, *map(str, share)], env=DCMTK_ENV) for share in shares]
-    if any(sender.wait(DONE_WITHIN_S) for sender in senders):
-        raise Failed("system: storescu failed")
+@dataclass(frozen=True, kw_only=True)
+class _Steady:
+    """What was done between two moments at which WINDOW studies were on the way."""
+
+    images: int
+    duration_s: float
+    cpu_s: Mapping[str, float]
+
+
+def _steady(system: System, pacs: TimedPacs, images: Images) -> _Steady:
+    """Send everything, no faster than reports come back; returns when the last has come."""
+    before = len(pacs.came_at)
+    paths = [path for folder in images.folders for path in sorted(folder.iterdir())]
+    batches = [paths[start : start + FILES_EACH] for start in range(0, len(paths), FILES_EACH)]
+    deadline = time.perf_counter() + DONE_WITHIN_S
+
+    def wait_for(count: int) -> None:
+        while len(pacs.came_at) - before < count:
+            if time.perf_counter() > deadline:
+                raise Failed(f"system: not done within {DONE_WITHIN_S:.0f} s")
+            time.sleep(0.01)
+
+    def send(number: int) -> None:
+        wait_for((number + 1) * FILES_EACH - WINDOW)
+        to = ["-aec", "CXR_WORKER", "127.0.0.1", str(system.address.port)]
+        argv = [program("storescu", "dcmtk"), "-R", *to, *map(str, batches[number])]
+        if subprocess.run(argv, env=DCMTK_ENV, check=False).returncode:
+            raise Failed("system: storescu failed")
+
+    def now() -> tuple[float, int, Mapping[str, float]]:
+        return time.perf_counter(), len(pacs.came_at), _cpu_s(system)
+
+    with ThreadPoolExecutor(SENDERS) as senders:
+        sent = [senders.submit(send, number) for number in range(len(batches))]
+        wait_for(FILES_EACH)
+        first_at, first, first_s = now()
+        for one in sent:
+            one.result()
+        last_at, last, last_s = now()
+    wait_for(images.count)
+    return _Steady(
+        images=last - first,
+        duration_s=last_at - first_at,
+        cpu_s={role: last_s[role] - first_s[role] for role in last_s},
+    )
 
 
 def _cpu_s(system: System) -> Mapping[str, float]:
