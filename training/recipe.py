@@ -27,6 +27,7 @@ class Recipe:
     out-of-distribution score is made of; channels and regions multiply to at most some hundreds.
     schedule: the learning rate after the warm-up, a cosine to zero or constant.
     plateau, early_stopping: watch the loss on a tenth of the training pictures, set aside.
+    imagenet: whose ImageNet weights they are, and under which licence.
     class_weights: weigh losses by class frequency. The logits are moved back to the training
     prevalence when the run ends (`targets.undo_weights`).
     """
@@ -40,6 +41,7 @@ class Recipe:
     weight_decay: float
     ood_layer: str
     ood_grid: int = 1
+    imagenet: str = "of keras.applications, under the terms of their authors"
     target: Target = TWO_CLASSES
     schedule: Literal["cosine", "constant"] = "cosine"
     plateau: ReduceOnPlateau | None = None

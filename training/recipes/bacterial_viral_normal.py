@@ -33,4 +33,5 @@ RECIPE = Recipe(
     weight_decay=1e-4,
     ood_layer=efficientnet_lite.OOD_FEATURES,
     ood_grid=efficientnet_lite.OOD_GRID,
+    imagenet=efficientnet_lite.IMAGENET,
 )
