@@ -24,6 +24,7 @@ STAGES = (
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 BATCH_NORM_EPSILON = 1e-3
+GREY_DEVIATION = 60  # of grey values where they are standardised: that of a chest radiograph
 BLOCK_COUNT = sum(repeats for _, repeats, *_ in STAGES)
 LAST_FEATURES = "head_relu"  # the last layer with a spatial layout, for saliency
 # An early layer, which fitting leaves as it is; the last ones have been narrowed down to what tells
@@ -54,21 +55,38 @@ def features(inputs: Any) -> Any:
     return _conv_bn(x, "head", HEAD_CHANNELS, kernel=1)
 
 
-def build(*, size: int, outputs: int, dropout: float) -> Any:
+def build(*, size: int, outputs: int, dropout: float, inner_size: int | None = None) -> Any:
     """Build a keras.Model from grey pixels, (n, size, size, 1) in 0-255, to (n, outputs) logits.
 
-    The scaling to (pixel - 127) / 128 and the three equal channels that the ImageNet weights
-    expect are layers of the graph, so that whoever loads the model passes plain grey values.
+    inner_size: the side to which the picture is made smaller and its grey values standardised, so
+    that sharpness, brightness and contrast tell the network less; None leaves them as they are.
+    The scaling and the three equal channels that the ImageNet weights expect are layers of the
+    graph, so that whoever loads the model passes plain grey values.
     """
     import keras
 
     pixels = keras.Input((size, size, 1), name="pixels")
-    scaled = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="scale")(pixels)
+    if inner_size is None:
+        scaled = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="scale")(pixels)
+    else:
+        scaled = _standardised(pixels, inner_size)
     rgb = keras.layers.Concatenate(name="grey_to_rgb")([scaled, scaled, scaled])
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features(rgb))
     dropped = keras.layers.Dropout(dropout, name="dropout")(pooled)
     logits = keras.layers.Dense(outputs, dtype="float32", name="logits")(dropped)
     return keras.Model(pixels, logits, name="efficientnet-lite0")
+
+
+def _standardised(pixels: Any, size: int) -> Any:
+    """Smaller, without the finest detail, each picture with the same mean and deviation."""
+    import keras
+
+    soft = keras.layers.AveragePooling2D(3, strides=1, padding="same", name="soften")(pixels)
+    small = keras.layers.Resizing(size, size, interpolation="bilinear", name="shrink")(soft)
+    even = keras.layers.LayerNormalization(
+        axis=(1, 2, 3), center=False, scale=False, epsilon=1.0, dtype="float32", name="standardise"
+    )(small)
+    return keras.layers.Rescaling(GREY_DEVIATION / 128, name="scale")(even)
 
 
 def freeze(model: Any, block_count: int) -> None:

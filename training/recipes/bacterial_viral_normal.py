@@ -34,4 +34,5 @@ RECIPE = Recipe(
     ood_layer=efficientnet_lite.OOD_FEATURES,
     ood_grid=efficientnet_lite.OOD_GRID,
     imagenet=efficientnet_lite.IMAGENET,
+    augmentation=efficientnet_lite0.AUGMENTATION,
 )
