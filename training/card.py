@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from model.bundle import Bundle
@@ -10,6 +11,11 @@ from training.ood import OodReport
 
 CARD = "MODEL_CARD.md"
 OOD_TITLE = "## Pictures unlike the training images"
+WIDTH = 100
+TWINS = (
+    "The same validation images, changed while the finding is not, at the balanced threshold of "
+    "the unchanged ones:"
+)
 TWIN_NAMES = {
     "corners_hidden": "all four corners covered (22 % of each side)",
     "softened": "blurred (Gaussian, sigma 1.5 px of 224)",
@@ -86,8 +92,7 @@ At the balanced threshold. A group of one class only is compared with all images
 
 ## Known shortcuts
 
-{shortcuts} The same validation images,
-changed while the finding is not, at the balanced threshold of the unchanged ones:
+{fill(f"{shortcuts} {TWINS}", WIDTH)}
 
 {_twins_table(report)}
 
@@ -239,7 +244,7 @@ def _twins_table(report: dict[str, Any]) -> str:
 
 
 def _list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(fill(f"- {line}", WIDTH, subsequent_indent="  ") for line in lines)
 
 
 def _parameters(bundle: Bundle) -> str:

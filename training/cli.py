@@ -205,8 +205,8 @@ def calibrate(run: Path, threads: int | None, cache: Path) -> None:
         predictions = predict_validation(Run(run), cache)
         if len(set(predictions.labels.tolist())) < len(CLASSES):
             raise RunError(
-                f"the validation fold of {run} has pictures of one class only, and tells nothing of "
-                "the other: fit with fewer --folds, another --seed or more patients"
+                f"the validation fold of {run} has pictures of one class only: fit with fewer "
+                "--folds, another --seed or more patients"
             )
         temperature = fit_temperature(predictions.logits, predictions.labels)
         Run(run).calibration.write_text(json.dumps({"temperature": temperature}) + "\n")

@@ -30,14 +30,14 @@ DATA = (
 )
 LICENSE = "Apache-2.0 (weights and code); training data CC BY 4.0"
 SHORTCUTS = (
-    "In this set pneumonia images are softer and smaller than normal ones, and the letters in the\n"
+    "In this set pneumonia images are softer and smaller than normal ones, and the letters in the "
     "corners differ. The training hides corners, blurs and sharpens at random."
 )
 LIMITS = (
-    "One hospital, children of 1 to 5 years, labels by the physicians of that study; bacterial and\n"
-    "  viral pneumonia count as one class; nothing is known of other findings.",
-    "The images came as JPEG, squashed to a square; the worker makes the same picture of a DICOM\n"
-    "  image.",
+    "One hospital, children of 1 to 5 years, labels by the physicians of that study; bacterial and "
+    "viral pneumonia count as one class; nothing is known of other findings.",
+    "The images came as JPEG, squashed to a square; the worker makes the same picture of a DICOM "
+    "image.",
     "No figures for subgroups of age or sex: the set does not tell them.",
 )
 INTENDED_USE = {
@@ -77,7 +77,7 @@ def export(
     folder = new_folder(run, version=version, parent=parent)
     folder.mkdir(parents=True)
     try:
-        save_for_inference(run.final, folder / WEIGHTS)
+        save_for_inference(run.final, folder / WEIGHTS, find(settings.recipe))
         manifest = _manifest(folder, settings, dataset, split, evaluated, version=version)
         manifest["ood"] = _ood(fitted_ood, fitted_ood.scorer.save(folder / OOD_FILE))
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -180,7 +180,7 @@ def about_data(settings: RunSettings) -> dict[str, Any]:
         "finding": finding,
         "use": {"min_age_years": 0.0, "max_age_years": 120.0, "text": use},
         "shortcuts": (
-            "Sharpness and the letters in the corners tell the classes of many sets; nobody has\n"
+            "Sharpness and the letters in the corners tell the classes of many sets; nobody has "
             "looked whether they do in this one."
         ),
         "limits": (

@@ -155,7 +155,7 @@ def test_mixed_precision_resumes_and_is_served_in_float32(
     assert model.get_layer(index=2).compute_dtype == precision.removeprefix("mixed_")
     assert 4 <= int(model.optimizer.iterations) <= 6  # two epochs of three; scaling may skip
     assert keras.config.dtype_policy().name == "float32"
-    save_for_inference(run.final, tmp_path / "served.keras")
+    save_for_inference(run.final, tmp_path / "served.keras", tiny_recipe)
     served = keras.saving.load_model(tmp_path / "served.keras")
     assert {layer.compute_dtype for layer in served.layers} == {"float32"}
     pixels = dataset.pixels[:4][..., None].astype(np.float32)

@@ -62,6 +62,7 @@ RECIPE = Recipe(
     weight_decay=1e-4,
     ood_layer=efficientnet_lite.OOD_FEATURES,
     ood_grid=efficientnet_lite.OOD_GRID,
+    ood_branch=efficientnet_lite.with_likeness,
     imagenet=efficientnet_lite.IMAGENET,
     augmentation=AUGMENTATION,
 )
