@@ -29,6 +29,8 @@ class Recipe:
     plateau, early_stopping: watch the loss on a tenth of the training pictures, set aside.
     ood_branch: adds ood_layer, as a second output, to a trained network that lacks it.
     imagenet: whose ImageNet weights they are, and under which licence.
+    settled_on: so many training pictures, as they are, give the batch norms their statistics once
+    fitting is done; 0 leaves those of the augmented pictures, which may be another distribution.
     class_weights: weigh losses by class frequency. The logits are moved back to the training
     prevalence when the run ends (`targets.undo_weights`).
     """
@@ -48,6 +50,7 @@ class Recipe:
     schedule: Literal["cosine", "constant"] = "cosine"
     plateau: ReduceOnPlateau | None = None
     early_stopping: EarlyStopping | None = None
+    settled_on: int = 0
     class_weights: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 
