@@ -108,6 +108,8 @@ def fit(recipe: Recipe, dataset: Dataset, run: Run, settings: RunSettings) -> No
         settle(model, dataset.pixels, inner.train, recipe.settled_on, settings.seed)
     if class_weight:
         undo_weights(model, class_weight)
+    for older in (run.predictions, run.shifted_predictions, run.calibration):
+        older.unlink(missing_ok=True)  # they are of another network
     save(served(model, recipe.target), run.final)
 
 
