@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model.keras"
 FINDING = "Pneumonia"  # of a manifest that names none; what the worker's reports speak of
 UNLIKE_TRAINING = "unlike the training images"  # why a picture beyond the far limit is rejected
-SHIPPED = "efficientnet-lite0-0.2.1"
+SHIPPED = "efficientnet-lite0-0.3.0"
 
 
 @dataclass(frozen=True, kw_only=True)

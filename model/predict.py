@@ -158,7 +158,7 @@ def with_features(network: Any, layer: str, grid: int) -> Any:
         means = [_region_means(size, grid) for size in (rows, columns)]
         pooled = keras.ops.einsum("gr,nrck,hc->nghk", means[0], output, means[1])
         features = keras.ops.reshape(pooled, (-1, grid * grid * channels))
-        return keras.Model(network.input, [network.output, features])
+        return keras.Model(network.input, [network.outputs[0], features])
     except ValueError as error:
         raise ModelError(
             f"the network has no layer {layer!r} with a spatial layout of {grid} x {grid} or more"
@@ -186,9 +186,10 @@ def _load(bundle: Bundle) -> Any:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BundleError(f"{bundle.weights_path} cannot be loaded: {error}") from error
     expected = (None, *bundle.input_shape)
-    if network.input_shape != expected or network.output_shape != (None, 1):
+    logit = network.outputs[0].shape  # a second output is what the score is made of
+    if network.input_shape != expected or logit != (None, 1):
         raise BundleError(
-            f"{bundle.weights_path} maps {network.input_shape} to {network.output_shape}, "
+            f"{bundle.weights_path} maps {network.input_shape} to {logit}, "
             f"expected {expected} to (None, 1)"
         )
     return network

@@ -36,7 +36,7 @@ def last_spatial_outputs(network: Any) -> list[Any]:
         for output in outputs:
             own = _is_spatial(output) and bool(inputs)
             latest[id(output)] = {id(output): output} if own else before
-    return list(latest.get(id(network.output), {}).values())
+    return list(latest.get(id(network.outputs[0]), {}).values())
 
 
 def grad_cam(tf: Any, activations: list[Any], gradients: list[Any]) -> Any:

@@ -1,6 +1,8 @@
 """Writes MODEL_CARD.md: what a radiologist or a physicist asks before a model is switched on."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from model.bundle import Bundle
@@ -9,6 +11,11 @@ from training.ood import OodReport
 
 CARD = "MODEL_CARD.md"
 OOD_TITLE = "## Pictures unlike the training images"
+WIDTH = 100
+TWINS = (
+    "The same validation images, changed while the finding is not, at the balanced threshold of "
+    "the unchanged ones:"
+)
 TWIN_NAMES = {
     "corners_hidden": "all four corners covered (22 % of each side)",
     "softened": "blurred (Gaussian, sigma 1.5 px of 224)",
@@ -21,28 +28,37 @@ def write_card(
     bundle: Bundle,
     report: dict[str, Any],
     ood: OodReport,
+    *,
     command: str,
+    shortcuts: str,
+    limits: Sequence[str],
+    began_as: str,
     plot: str,
     ood_plot: str,
 ) -> None:
-    """Write the card beside the manifest that it describes."""
+    """Write the card beside the manifest that it describes.
+
+    command: repeats the run. shortcuts, limits: what is known of the training data.
+    began_as: where the weights came from before they were fitted.
+    """
+    finding = bundle.finding.lower()
     use = bundle.intended_use
     ages = f"{use.min_age_years:g} to {use.max_age_years:g} years"
     balanced = report["operating_points"]["balanced"]
     text = f"""{_title(bundle)}
 
-Probability of pneumonia in a frontal chest radiograph. **Not for diagnostic use.**
+Probability of {finding} in a frontal chest radiograph. **Not for diagnostic use.**
 
 ## Intended use
 
 {use.text}
 
-Out of scope: other ages than {ages}, lateral views, other findings than pneumonia, other body
+Out of scope: other ages than {ages}, lateral views, other findings than {finding}, other body
 parts. Outside of this, the worker withholds the result or marks it.
 
 ## Results on validation
 
-{report["images"]} images of {report["patients"]} patients, {report["prevalence"]:.1%} pneumonia;
+{report["images"]} images of {report["patients"]} patients, {report["prevalence"]:.1%} {finding};
 no patient and no copy of an image on both sides of the split. Nothing was chosen by these images
 but the temperature and the thresholds below, so the figures at thresholds are slightly favourable.
 They say how the model does on the source it was trained on; **another hospital is another matter**:
@@ -76,9 +92,7 @@ At the balanced threshold. A group of one class only is compared with all images
 
 ## Known shortcuts
 
-In this set pneumonia images are softer and smaller than normal ones, and the letters in the corners
-differ. The training hides corners, blurs and sharpens at random. The same validation images,
-changed while the finding is not, at the balanced threshold of the unchanged ones:
+{fill(f"{shortcuts} {TWINS}", WIDTH)}
 
 {_twins_table(report)}
 
@@ -99,14 +113,11 @@ changed while the finding is not, at the balanced threshold of the unchanged one
 
 ## Limits
 
-- One hospital, children of 1 to 5 years, labels by the physicians of that study; bacterial and
-  viral pneumonia count as one class; nothing is known of other findings.
-- The images came as JPEG, squashed to a square; the worker makes the same picture of a DICOM image.
-- No figures for subgroups of age or sex: the set does not tell them.
+{_list(limits)}
 
 ## Licence
 
-{bundle.license}. ImageNet weights: EfficientNet-Lite0, Apache-2.0.
+{bundle.license}. The weights began as {began_as}.
 SHA-256 of the weights:
 `{bundle.weights_sha256}`.
 """
@@ -230,6 +241,10 @@ def _twins_table(report: dict[str, Any]) -> str:
         for name, twin in report["twins"].items()
     ]
     return "\n".join(lines)
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(fill(f"- {line}", WIDTH, subsequent_indent="  ") for line in lines)
 
 
 def _parameters(bundle: Bundle) -> str:

@@ -194,6 +194,8 @@ def calibrate(run: Path, threads: int | None, cache: Path) -> None:
     """Predict the validation fold and fit the temperature on it."""
     from training import backend
     from training.calibrate import fit_temperature
+    from training.dataset import CLASSES
+    from training.errors import RunError
     from training.run import Run
 
     with explained():
@@ -201,6 +203,11 @@ def calibrate(run: Path, threads: int | None, cache: Path) -> None:
         from training.assess import predict_validation
 
         predictions = predict_validation(Run(run), cache)
+        if len(set(predictions.labels.tolist())) < len(CLASSES):
+            raise RunError(
+                f"the validation fold of {run} has pictures of one class only: fit with fewer "
+                "--folds, another --seed or more patients"
+            )
         temperature = fit_temperature(predictions.logits, predictions.labels)
         Run(run).calibration.write_text(json.dumps({"temperature": temperature}) + "\n")
     click.echo(f"temperature {temperature:.4f}; next: cxr-train evaluate {run}")

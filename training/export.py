@@ -17,7 +17,8 @@ from training.networks import save_for_inference
 from training.ood import METHOD, FittedOod
 from training.plots import draw_ood
 from training.predictions import Predictions, write_predictions
-from training.run import Run, RunSettings
+from training.recipe import find
+from training.run import RANDOM, Run, RunSettings
 from training.split import Split
 
 PLOT = "evaluation.png"
@@ -28,6 +29,17 @@ DATA = (
     "Cell 172 (2018), doi:10.1016/j.cell.2018.02.010; CC BY 4.0"
 )
 LICENSE = "Apache-2.0 (weights and code); training data CC BY 4.0"
+SHORTCUTS = (
+    "In this set pneumonia images are softer and smaller than normal ones, and the letters in the "
+    "corners differ. The training hides corners, blurs and sharpens at random."
+)
+LIMITS = (
+    "One hospital, children of 1 to 5 years, labels by the physicians of that study; bacterial and "
+    "viral pneumonia count as one class; nothing is known of other findings.",
+    "The images came as JPEG, squashed to a square; the worker makes the same picture of a DICOM "
+    "image.",
+    "No figures for subgroups of age or sex: the set does not tell them.",
+)
 INTENDED_USE = {
     "min_age_years": 1.0,
     "max_age_years": 5.0,
@@ -65,7 +77,7 @@ def export(
     folder = new_folder(run, version=version, parent=parent)
     folder.mkdir(parents=True)
     try:
-        save_for_inference(run.final, folder / WEIGHTS)
+        save_for_inference(run.final, folder / WEIGHTS, find(settings.recipe))
         manifest = _manifest(folder, settings, dataset, split, evaluated, version=version)
         manifest["ood"] = _ood(fitted_ood, fitted_ood.scorer.save(folder / OOD_FILE))
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -74,14 +86,18 @@ def export(
         write_predictions(folder / VALIDATION, evaluated.predictions)
         bundle = read_bundle(folder)
         bundle.check_weights()
+        about = about_data(settings)
         write_card(
             folder,
             bundle,
             evaluated.report,
             fitted_ood.report,
-            recipe_command(settings),
-            PLOT,
-            OOD_PLOT,
+            command=recipe_command(settings),
+            shortcuts=about["shortcuts"],
+            limits=about["limits"],
+            began_as=began_as(settings),
+            plot=PLOT,
+            ood_plot=OOD_PLOT,
         )
     except BaseException:
         shutil.rmtree(folder)
@@ -136,6 +152,7 @@ def recipe_command(settings: RunSettings) -> str:
         "split-seed": settings.split_seed,
         "epochs": settings.epochs,
         "weights": weights if weights in ("imagenet", "none") else Path(weights).name,
+        "split": settings.split if settings.split != RANDOM else None,
         "precision": settings.precision if settings.precision != "float32" else None,
     }
     given = (f"--{name} {value}" for name, value in options.items() if value is not None)
@@ -145,7 +162,14 @@ def recipe_command(settings: RunSettings) -> str:
 def about_data(settings: RunSettings) -> dict[str, Any]:
     """What the manifest says of data, finding, use and licence, for either layout."""
     if settings.csv is None:
-        return {"data": DATA, "finding": FINDING, "use": INTENDED_USE, "license": LICENSE}
+        return {
+            "data": DATA,
+            "finding": FINDING,
+            "use": INTENDED_USE,
+            "shortcuts": SHORTCUTS,
+            "limits": LIMITS,
+            "license": LICENSE,
+        }
     table, finding = Path(settings.csv).name, settings.positive or FINDING
     use = (
         f"Frontal chest radiographs like those listed in {table}, of any age: ages were not looked "
@@ -155,8 +179,32 @@ def about_data(settings: RunSettings) -> dict[str, Any]:
         "data": f"the pictures that {table} lists; positive: {finding}, every other is negative",
         "finding": finding,
         "use": {"min_age_years": 0.0, "max_age_years": 120.0, "text": use},
+        "shortcuts": (
+            "Sharpness and the letters in the corners tell the classes of many sets; nobody has "
+            "looked whether they do in this one."
+        ),
+        "limits": (
+            f"Labels as {table} has them; nothing is known of other findings.",
+            "No figures for subgroups of age or sex: they were not looked at.",
+        ),
         "license": "Apache-2.0 (code); the weights under the terms of the training data",
     }
+
+
+def began_as(settings: RunSettings) -> str:
+    """What the weights were before they were fitted, for the card."""
+    if settings.weights is None:
+        return "random numbers"
+    if settings.weights != "imagenet":
+        return f"those of the file {Path(settings.weights).name}"
+    return f"ImageNet weights: {find(settings.recipe).imagenet}"
+
+
+def _held_out(settings: RunSettings) -> str:
+    """What the split's text says of a shift."""
+    if settings.split == RANDOM:
+        return ""
+    return f", besides what {settings.split} holds out"
 
 
 def _ood(fitted: FittedOod, sha256: str) -> dict[str, Any]:
@@ -202,8 +250,8 @@ def _manifest(
             "recipe": recipe_command(settings),
             "split": (
                 f"patient-grouped fold {settings.fold} of {settings.folds}, seed {seed}: "
-                f"{len(split.train)} images fitted, {len(split.validation)} for validation "
-                f"({' / '.join(CLASSES)})"
+                f"{len(split.train)} images fitted, {len(split.validation)} for validation"
+                f"{_held_out(settings)} ({' / '.join(CLASSES)})"
             ),
         },
         "operating_points": asdict(evaluated.points),

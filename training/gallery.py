@@ -87,7 +87,7 @@ def saliency_of(network: Any) -> Saliency | None:
     if keras.backend.backend() != "tensorflow" or not spatial:
         return None
     tf = import_tensorflow()
-    model = keras.Model(network.input, [network.output, *spatial])
+    model = keras.Model(network.input, [network.outputs[0], *spatial])
 
     def maps(pictures: Pixels) -> NDArray[np.float32]:
         grey = tf.constant(pictures[..., None].astype(np.float32))

@@ -3,13 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+from training.recipe import Recipe
 
-def save_for_inference(source: Path, target: Path) -> None:
+
+def save_for_inference(source: Path, target: Path, recipe: Recipe) -> None:
     """Save a trained network in float32, without optimizer, every layer trainable."""
     import keras
 
     network = copied(keras.saving.load_model(source, compile=False))
-    network.save(target, include_optimizer=False)
+    with_ood_layer(network, recipe).save(target, include_optimizer=False)
+
+
+def with_ood_layer(network: Any, recipe: Recipe) -> Any:
+    """The network as it is served: with the layer that the recipe's score is made of."""
+    if recipe.ood_branch is None or any(it.name == recipe.ood_layer for it in network.layers):
+        return network
+    return recipe.ood_branch(network)
 
 
 def copied(network: Any, *, pixels: Any = None, prefix: str = "") -> Any:

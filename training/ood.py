@@ -18,10 +18,11 @@ from model.bundle import Bundle
 from model.evaluation.metrics import auc
 from model.ood import OodScorer
 from model.predict import with_features
-from training.augment import augment
+from training.augment import Augmentation, augment
 from training.dataset import Dataset
 from training.errors import RunError
 from training.negatives import Negative, adult_chests, negatives
+from training.networks import with_ood_layer
 from training.predictions import read_predictions
 from training.recipe import Recipe
 from training.split import Split
@@ -118,15 +119,14 @@ def fit_ood(
     """
     import keras
 
-    network = with_features(
-        keras.saving.load_model(weights, compile=False), recipe.ood_layer, recipe.ood_grid
-    )
+    served = with_ood_layer(keras.saving.load_model(weights, compile=False), recipe)
+    network = with_features(served, recipe.ood_layer, recipe.ood_grid)
     model = keras.Model(network.input, network.outputs[1])  # an early layer needs no later ones
     chests = np.asarray(dataset.pixels[split.validation])
     fitted = np.asarray(dataset.pixels[split.train[::FIT_EVERY]])
     scorer = fit_scorer(
-        features_of(model, varied(recipe, fitted, seed=0)),
-        features_of(model, varied(recipe, chests, seed=1)),
+        features_of(model, varied(fitted, seed=0)),
+        features_of(model, varied(chests, seed=1)),
     )
     tried = [it for it in negatives(chests, extra) if blind or not it.blind]
     validation_scores = scorer.scores(features_of(model, chests))
@@ -230,7 +230,7 @@ def _auroc(chests: Scores, others: Scores) -> float | None:
     return auc(labels, np.concatenate([chests, others]))
 
 
-def varied(recipe: Recipe, pictures: NDArray[np.uint8], *, seed: int) -> NDArray[np.uint8]:
-    """Each picture once, augmented as the recipe says."""
+def varied(pictures: NDArray[np.uint8], *, seed: int) -> NDArray[np.uint8]:
+    """Each picture once, augmented within what positioning and processing do."""
     rng = np.random.default_rng(seed)
-    return np.stack([augment(picture, rng, recipe.augmentation) for picture in pictures])
+    return np.stack([augment(picture, rng, Augmentation()) for picture in pictures])

@@ -27,6 +27,10 @@ class Recipe:
     out-of-distribution score is made of; channels and regions multiply to at most some hundreds.
     schedule: the learning rate after the warm-up, a cosine to zero or constant.
     plateau, early_stopping: watch the loss on a tenth of the training pictures, set aside.
+    ood_branch: adds ood_layer, as a second output, to a trained network that lacks it.
+    imagenet: whose ImageNet weights they are, and under which licence.
+    settled_on: so many training pictures, as they are, give the batch norms their statistics once
+    fitting is done; 0 leaves those of the augmented pictures, which may be another distribution.
     class_weights: weigh losses by class frequency. The logits are moved back to the training
     prevalence when the run ends (`targets.undo_weights`).
     """
@@ -40,10 +44,13 @@ class Recipe:
     weight_decay: float
     ood_layer: str
     ood_grid: int = 1
+    ood_branch: Callable[[Any], Any] | None = None
+    imagenet: str = "of keras.applications, under the terms of their authors"
     target: Target = TWO_CLASSES
     schedule: Literal["cosine", "constant"] = "cosine"
     plateau: ReduceOnPlateau | None = None
     early_stopping: EarlyStopping | None = None
+    settled_on: int = 0
     class_weights: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 

@@ -155,7 +155,7 @@ def test_mixed_precision_resumes_and_is_served_in_float32(
     assert model.get_layer(index=2).compute_dtype == precision.removeprefix("mixed_")
     assert 4 <= int(model.optimizer.iterations) <= 6  # two epochs of three; scaling may skip
     assert keras.config.dtype_policy().name == "float32"
-    save_for_inference(run.final, tmp_path / "served.keras")
+    save_for_inference(run.final, tmp_path / "served.keras", tiny_recipe)
     served = keras.saving.load_model(tmp_path / "served.keras")
     assert {layer.compute_dtype for layer in served.layers} == {"float32"}
     pixels = dataset.pixels[:4][..., None].astype(np.float32)
@@ -232,3 +232,20 @@ def test_batches_depend_on_seed_and_epoch_only(dataset: Dataset, tiny_recipe: Re
         np.testing.assert_array_equal(labels, labels_again)
     assert not np.array_equal(one[0][0], next(prefetched(batches(1, 1)))[0])
     assert not np.array_equal(one[0][0], next(prefetched(batches(2, 0)))[0])
+
+
+def test_batch_norms_settle_on_pictures_as_they_are() -> None:
+    import keras
+
+    from training.fit import settle
+
+    norm = keras.layers.BatchNormalization(epsilon=0)
+    model = keras.Sequential([keras.Input((2, 2, 1)), norm])
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 2, 2), np.uint8)
+    chosen = np.arange(64)
+    settle(model, pixels, chosen, count=64, seed=0)
+    assert norm.momentum == 0.99
+    batches = np.random.default_rng(0).permutation(chosen).reshape(2, 32)
+    variances = [pixels[batch].var() for batch in batches]
+    assert float(norm.moving_mean[0]) == pytest.approx(pixels[chosen].mean(), rel=1e-4)
+    assert float(norm.moving_variance[0]) == pytest.approx(float(np.mean(variances)), rel=1e-4)

@@ -123,7 +123,7 @@ def test_recipe_is_fitted_for_two_epochs_and_its_network_is_one_that_is_served(
     assert [row["epoch"] for row in rows] == [1, 2]
     assert np.isfinite([list(row.values()) for row in rows]).all()
     assert ("watched_loss" in rows[0]) is recipes.find(recipe).watches
-    save_for_inference(folder.final, work / "served.keras")
+    save_for_inference(folder.final, work / "served.keras", recipes.find(recipe))
     shutil.rmtree(folder.folder)  # hundreds of MB
     network = keras.saving.load_model(work / "served.keras", compile=False, safe_mode=True)
     assert network.input_shape == (None, preprocess.SIZE, preprocess.SIZE, 1)

@@ -31,6 +31,10 @@ RECIPE = Recipe(
     learning_rate=5e-4,
     warmup_epochs=0.5,
     weight_decay=1e-4,
+    settled_on=1024,
     ood_layer=efficientnet_lite.OOD_FEATURES,
     ood_grid=efficientnet_lite.OOD_GRID,
+    ood_branch=efficientnet_lite.with_likeness,
+    imagenet=efficientnet_lite.IMAGENET,
+    augmentation=efficientnet_lite0.AUGMENTATION,
 )
