@@ -20,7 +20,7 @@ from db.engine import Database
 from model.bundle import read_bundle, shipped_bundle_path
 from tests.support.peers import tool
 from worker.metrics import Collector
-from worker.settings import PREFIX, SECRETS
+from worker.settings import PREFIX, SECRETS, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -127,7 +127,7 @@ def test_secrets_are_files_that_the_script_makes_once(tmp_path: Path) -> None:
     subprocess.run([script], check=True, capture_output=True)
     assert made == {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     text = (DEPLOY / "compose.yaml").read_text()
-    for name in SECRETS:
+    for name in SECRETS - {"web_oidc_client_secret"}:  # only who signs in by OIDC has one
         assert f"{PREFIX}{name.upper()}_FILE: /run/secrets/{name}" in text
 
 
@@ -190,7 +190,8 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 def test_alerts_speak_of_metrics_that_there_are(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'cxr.db'}")
     schema.upgrade(database)
-    families = Collector(database, read_bundle(shipped_bundle_path()), 0.1).collect()
+    settings = Settings.model_validate({"home_dir": tmp_path})
+    families = Collector(settings, database, read_bundle(shipped_bundle_path())).collect()
     there = {family.name for family in families}
     database.dispose()
     alerts = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
