@@ -77,7 +77,7 @@ class Database:
 
 
 class _WritersTurn:
-    """SQLite has one writer: those of this host take turns here, threads at once and in order.
+    """SQLite has one writer: those of this host take turns here, threads and processes.
 
     Its own busy handler sleeps for up to a tenth of a second between tries, where a writer takes
     a few milliseconds: one process may write again and again while another waits for seconds.
@@ -90,9 +90,14 @@ class _WritersTurn:
         self._file: int | None = None
 
     def __enter__(self) -> None:
-        self._threads.acquire()
+        deadline = time.monotonic() + SQLITE_TURN_WITHIN_S
+        if not self._threads.acquire(timeout=SQLITE_TURN_WITHIN_S):
+            raise sa.exc.TimeoutError(f"{self._path.name}: no turn to write for too long")
         try:
-            self._take()
+            self._take(deadline)
+        except OSError as error:  # the file is another user's
+            self._threads.release()
+            raise sa.exc.TimeoutError(f"{self._path}: {error.strerror}") from error
         except BaseException:
             self._threads.release()
             raise
@@ -104,11 +109,10 @@ class _WritersTurn:
         finally:
             self._threads.release()
 
-    def _take(self) -> None:
-        """After SQLITE_TURN_WITHIN_S it is SQLite that waits, and says that it is locked."""
+    def _take(self, deadline: float) -> None:
+        """After the deadline it is SQLite that waits, and says that it is locked."""
         if self._file is None:
             self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
-        deadline = time.monotonic() + SQLITE_TURN_WITHIN_S
         while time.monotonic() < deadline:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

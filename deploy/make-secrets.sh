@@ -14,6 +14,7 @@ random | make redis_password
 random | make web_token
 random | make orthanc_password
 random | make grafana_password
+[ -e secrets/web_oidc_client_secret ] || : >secrets/web_oidc_client_secret # only who signs in by OIDC has one
 printf 'postgresql://cxr:%s@postgres:5432/cxr' "$(cat secrets/postgres_password)" | make database_url
 printf 'redis://:%s@redis:6379/0' "$(cat secrets/redis_password)" | make broker_url
 printf 'requirepass %s\n' "$(cat secrets/redis_password)" | make redis.conf

@@ -13,7 +13,7 @@ from model.ood import OOD_FILE
 from training.card import replace_ood, write_card
 from training.dataset import CLASSES, Dataset
 from training.errors import RunError
-from training.networks import save_for_inference
+from training.networks import has_layer, save_for_inference
 from training.ood import METHOD, FittedOod
 from training.plots import draw_ood
 from training.predictions import Predictions, write_predictions
@@ -108,9 +108,14 @@ def export(
 def rescore(bundle: Bundle, fitted_ood: FittedOod, *, version: str, parent: Path) -> Bundle:
     """Write a copy of a bundle, the same network under another score and version.
 
-    Raises RunError when there is such a bundle already.
+    Raises RunError when there is such a bundle already, or its network lacks the score's layer.
     """
     folder = _vacant(bundle.name, version=version, parent=parent)
+    layer = fitted_ood.report.layer
+    if not has_layer(bundle.path / WEIGHTS, layer):
+        raise RunError(
+            f"the network of {bundle.path} has no layer {layer!r}: export its run anew instead"
+        )
     shutil.copytree(bundle.path, folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())

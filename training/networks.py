@@ -21,6 +21,14 @@ def with_ood_layer(network: Any, recipe: Recipe) -> Any:
     return recipe.ood_branch(network)
 
 
+def has_layer(path: Path, name: str) -> bool:
+    """Whether the network in this file has a layer of that name."""
+    import keras
+
+    network = keras.saving.load_model(path, compile=False)
+    return any(layer.name == name for layer in network.layers)
+
+
 def copied(network: Any, *, pixels: Any = None, prefix: str = "") -> Any:
     """The same keras.Model with layers of its own, computing in float32 whatever it was trained in.
 

@@ -124,8 +124,9 @@ class Audit:
                 self._seen = {it: at for it, at in self._seen.items() if now - at < REPEAT_S}
             if now - self._seen.get(key, -REPEAT_S) < REPEAT_S:
                 return False
-            if len(self._seen) < REPEATS_KNOWN_MAX:
-                self._seen[key] = now
+            if len(self._seen) >= REPEATS_KNOWN_MAX:  # a flood must not push the rest out
+                return False
+            self._seen[key] = now
         return True
 
     def _put(self, what: Message | Transfer, sop_class_uid: str = "") -> None:
@@ -133,8 +134,10 @@ class Audit:
             return
         with self._lock:
             if self._thread is None and not self._closing.is_set():
-                self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="audit", daemon=True)
+                with suppress(RuntimeError):  # no thread to be had: the next message tries again
+                    thread.start()
+                    self._thread = thread
         try:
             self._queue.put_nowait((what, datetime.now(UTC), sop_class_uid))
         except queue.Full:

@@ -7,6 +7,7 @@ destination says that it will never take it.
 """
 
 from contextlib import AbstractContextManager
+from urllib.parse import urlsplit
 
 from pydicom.uid import generate_uid
 
@@ -134,7 +135,7 @@ def _audit(services: Services, recipient: Recipient, delivery: DueDelivery) -> N
             _audit_message(services, delivery, receiver.host)
             return
         case WebhookDestination() as listener:
-            _audit_message(services, delivery, listener.url)
+            _audit_message(services, delivery, urlsplit(listener.url).hostname or "")
             return
     what = Transfer(
         peer=peer,

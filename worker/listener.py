@@ -138,6 +138,7 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
         audit=audit,
     )
     connections = Connections()
+    refusal_log = RefusalLog()
     servers = [
         start_server(
             port.listening,
@@ -149,16 +150,13 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
             allowed_ips=settings.allowed_ips,
             tls=port.tls,
             connections=connections,
-            on_refusal=partial(_refused, audit, RefusalLog()),
+            on_refusal=partial(_refused, audit, refusal_log),
         )
         for port in ports
     ]
     try:
         while True:
-            receiver.adopt_if_needed()
-            _sweep_erased(database, spool)
-            spool.sweep_temp()
-            _purge(settings, database, spool)
+            _keep_up(settings, receiver, database, spool)
             if stop.wait(ADOPT_EVERY_S):
                 break
     finally:
@@ -169,6 +167,17 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
         notifier.close()
         audit.close()
         database.dispose()
+
+
+def _keep_up(settings: Settings, receiver: Receiver, database: Database, spool: Spool) -> None:
+    """What is done now and then; a disk that fails ends no listener."""
+    try:
+        receiver.adopt_if_needed()
+        _sweep_erased(database, spool)
+        spool.sweep_temp()
+        _purge(settings, database, spool)
+    except OSError as error:
+        _log.error("the spool cannot be kept up: %s", error.strerror or type(error).__name__)
 
 
 def _purge(settings: Settings, database: Database, spool: Spool) -> None:
@@ -192,7 +201,7 @@ def _refused(audit: Audit, refusal_log: RefusalLog, refusal: Refusal) -> None:
     message = refused_peer(
         audit.ae_title, refusal.peer_address, refusal.calling_ae_title, refusal.reason
     )
-    audit.report(message, once=refusal)
+    audit.report(message, once=(refusal.peer_address, refusal.reason))  # titles are cheap to vary
 
 
 def _sweep_erased(database: Database, spool: Spool) -> None:

@@ -26,7 +26,8 @@ class Unhealthy(WorkerError):
 
 def listener(settings: Settings) -> str:
     """Connect and abort: it must close the connection, whoever may associate with it."""
-    host, port = _where(settings.bind), home.published_port(settings.home, "listener")
+    role = "listener" if settings.listener_plain else "listener-tls"
+    host, port = _where(settings.bind), home.published_port(settings.home, role)
     if port is None:
         raise Unhealthy(f"no listener has started in {settings.home}")
     try:

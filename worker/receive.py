@@ -139,6 +139,10 @@ class Receiver:
             return False
         except FileNotFoundError:  # its own handler has just dealt with it
             return False
+        except OSError as error:
+            _log.error("spool file %s cannot be read now: %s", name, error.strerror)
+            self._orphans.set()
+            return False
         return True
 
     def _record(

@@ -41,6 +41,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._last: tuple[datetime, float] | None = None
+        self.owed_s = 0.0  # of a step that was seen and not yet followed
 
     def stepped_back_s(self, now: datetime, monotonic_s: float) -> float:
         """By how many seconds `now` is behind what it should be since the last look."""
@@ -54,11 +55,14 @@ def follow_clock(database: Database, clock: Clock) -> None:
     """After a step back, what was due in a minute would wait for the step as well."""
     with database.read() as tx:
         behind_s = clock.stepped_back_s(tx.now, time.monotonic())
-    if behind_s < CLOCK_STEP_MIN_S:
+    if behind_s >= CLOCK_STEP_MIN_S:
+        clock.owed_s += behind_s
+    if not clock.owed_s:
         return
     with database.begin() as tx:
         count = make_all_due(tx)
-    _log.warning("the clock was set back by %.0f s: %s rows made due", behind_s, count)
+    _log.warning("the clock was set back by %.0f s: %s rows made due", clock.owed_s, count)
+    clock.owed_s = 0.0
 
 
 def tick(database: Database, app: Celery) -> int:

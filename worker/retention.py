@@ -46,5 +46,7 @@ def _drop_pixels(spool: Spool, name: str) -> None:
         _log.warning("no file for a row: %s", name)
     except UnreadableDicom as error:
         _log.warning("kept as it is: %s: %s", name, error)
+    except OSError as error:  # of this file: the others go on
+        _log.error("kept as it is: %s: %s", name, error.strerror)
     finally:
         small.unlink(missing_ok=True)

@@ -39,6 +39,7 @@ SECRETS = {
     "web_token",
     "web_oidc_client_secret",
 }  # they are or may hold a password
+_MAY_BE_EMPTY = {"web_oidc_client_secret"}  # of a public client
 _FILE = "_file"  # CXR_WEB_TOKEN_FILE names a file that holds CXR_WEB_TOKEN
 _SECRET_BYTES_MAX = 4096
 WEB_TOKEN_LENGTH_MIN = 16
@@ -254,10 +255,14 @@ class Settings(BaseModel):
         "", description="Claim that lists roles or groups, such as groups or realm_access.roles."
     )
     web_oidc_allowed: Annotated[tuple[str, ...], CommaSeparated] = Field(
-        (), description="Users and roles that may come in. Empty: whom the provider signs in."
+        (),
+        description="Users, or roles where there is a role claim, that may come in. "
+        "Empty: whom the provider signs in.",
     )
     web_oidc_operators: Annotated[tuple[str, ...], CommaSeparated] = Field(
-        (), description="Users and roles that may also reprocess, retry and upload. Empty: all."
+        (),
+        description="Users, or roles where there is a role claim, that may also reprocess, "
+        "retry and upload. Empty: all.",
     )
     web_show_patients: bool = Field(
         False, description="Whether the page shows the patient's name and ID."
@@ -526,20 +531,20 @@ def _read_secrets(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]
         if not path or found.get(name, "").strip():
             continue
         try:
-            found[name] = _read_secret(Path(path))
+            found[name] = _read_secret(Path(path), may_be_empty=name in _MAY_BE_EMPTY)
         except ValueError as error:
             problems.append(f"{PREFIX}{(name + _FILE).upper()}={path!r}: {error}")
     return found, problems
 
 
-def _read_secret(path: Path) -> str:
+def _read_secret(path: Path, *, may_be_empty: bool) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(_SECRET_BYTES_MAX + 1)
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error
     text = content.decode(errors="replace").strip()
-    if not text or len(content) > _SECRET_BYTES_MAX:
+    if not (text or may_be_empty) or len(content) > _SECRET_BYTES_MAX:
         raise ValueError(f"expected text of 1 to {_SECRET_BYTES_MAX} bytes")
     return text
 

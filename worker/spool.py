@@ -61,9 +61,9 @@ class Spool:
     def replace(self, name: str, by: Path) -> None:
         """Put another file in a stored one's place, durably."""
         target = self.path(name)
-        if not target.is_file():
-            raise FileNotFoundError(name)
         _sync_file(by)
+        if not target.is_file():  # looked at last: whoever erases it meanwhile is to be noticed
+            raise FileNotFoundError(name)
         by.rename(target)
         _sync_folder(target.parent)
 
@@ -83,10 +83,12 @@ class Spool:
         """Be the only process that looks through the stored files; False if another one does."""
         descriptor = os.open(self.files, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield True
-        except BlockingIOError:
-            yield False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone = True
+            except BlockingIOError:
+                alone = False
+            yield alone
         finally:
             os.close(descriptor)  # and the lock is gone
 

@@ -13,7 +13,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.tables import DeliveryState, InstanceState, StudyState, instances, outbox, studies
+from db.tables import (
+    DeliveryState,
+    InstanceState,
+    StudyState,
+    erased_files,
+    instances,
+    outbox,
+    studies,
+)
 from tests.chaos import faults
 from tests.chaos.sender import Sender
 from tests.chaos.site import ROOT, Site
@@ -153,6 +161,7 @@ def _waiting(site: Site) -> dict[str, int]:
             studies.c.due_at.is_not(None)),
         "deliveries": sa.select(sa.func.count()).select_from(outbox).where(
             outbox.c.state == DeliveryState.PENDING),
+        "files to remove": sa.select(sa.func.count()).select_from(erased_files),
     }  # fmt: skip
     return _counted(site, queries)
 

@@ -127,7 +127,7 @@ def test_secrets_are_files_that_the_script_makes_once(tmp_path: Path) -> None:
     subprocess.run([script], check=True, capture_output=True)
     assert made == {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     text = (DEPLOY / "compose.yaml").read_text()
-    for name in SECRETS - {"web_oidc_client_secret"}:  # only who signs in by OIDC has one
+    for name in SECRETS:
         assert f"{PREFIX}{name.upper()}_FILE: /run/secrets/{name}" in text
 
 

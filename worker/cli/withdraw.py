@@ -1,8 +1,5 @@
 """Commands that take back: retract, forget."""
 
-import getpass
-import socket
-
 import click
 
 from db import erasure, queries
@@ -64,7 +61,7 @@ def forget(study: str, yes: bool) -> None:
     _say(study, found)
     if not yes:
         click.confirm("Erase it?", abort=True)
-    who = f"{getpass.getuser()}@{socket.gethostname()}"[:128]
+    who = audit.command_user().user_id[:128]
     with database.begin() as tx:
         erased = erasure.erase(tx, study, erased_by=who)
     if erased is None:

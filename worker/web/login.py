@@ -35,7 +35,9 @@ def sign_in(
     name = clean_name(name)
     failed = not name or not web.access.is_token(token)
     audit = web.services.audit
-    audit.report(signed_in(audit.ae_title, person(request, name or "nobody"), failed=failed))
+    who = person(request, name or "nobody")
+    once = ("sign-in", who.address) if failed else None  # guessing must not fill the trail
+    audit.report(signed_in(audit.ae_title, who, failed=failed), once=once)
     if failed:
         time.sleep(FAILURE_TAKES_S)  # guessing takes time
         return render.page(
@@ -53,8 +55,14 @@ async def go_to_provider(request: Request, web: WebDep) -> Response:
 
 @router.get(oidc.CALLBACK)
 async def come_back(request: Request, web: WebDep) -> Response:
-    someone = await _provider(web).come_back(request)
     audit = web.services.audit
+    try:
+        someone = await _provider(web).come_back(request)
+    except oidc.SignInRefused:
+        nobody = person(request, "nobody")
+        message = signed_in(audit.ae_title, nobody, failed=True)
+        audit.report(message, once=("sign-in", nobody.address))
+        raise
     audit.report(signed_in(audit.ae_title, person(request, someone.name)))
     response = RedirectResponse("/", 303)
     session = new_session(someone.name, may_operate=someone.may_operate)

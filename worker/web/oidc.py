@@ -107,12 +107,18 @@ class Provider:
 
     def _admitted(self, claims: Mapping[str, Any]) -> SignedIn:
         settings = self._settings
-        name = clean_name(str(_claim(claims, settings.web_oidc_user_claim) or ""))
+        said = str(_claim(claims, settings.web_oidc_user_claim) or "")
+        name = clean_name(said)
+        if name != said:  # what was cleaned might be somebody else's
+            raise SignInRefused("the sign-in service names you in a way that cannot be taken")
         unverified = settings.web_oidc_user_claim == "email" and not claims.get("email_verified")
         if not name or unverified:
             raise SignInRefused("the sign-in service does not say who you are")
-        roles = _claim(claims, settings.web_oidc_role_claim)
-        held = {name, *([roles] if isinstance(roles, str) else map(str, roles or []))}
+        held = {name}
+        if settings.web_oidc_role_claim:  # people choose their names, and not their roles
+            roles = _claim(claims, settings.web_oidc_role_claim)
+            listed = roles if isinstance(roles, list) else [roles]
+            held = {role for role in listed if isinstance(role, str)}
         if settings.web_oidc_allowed and held.isdisjoint(settings.web_oidc_allowed):
             raise SignInRefused("you are signed in there, but may not see this page")
         operators = settings.web_oidc_operators
@@ -121,6 +127,8 @@ class Provider:
 
 def _claim(claims: Mapping[str, Any], path: str) -> Any:
     """A claim, or one within others: `realm_access.roles`."""
+    if path in claims:  # a name with dots in it
+        return claims[path]
     found: Any = claims
     for key in path.split(".") if path else []:
         found = found.get(key) if isinstance(found, Mapping) else None
