@@ -61,10 +61,15 @@ def record_comparisons(tx: Transaction, made: Sequence[Comparison]) -> None:
 
 
 def newest_comparisons(tx: Transaction, since: datetime, *, limit: int) -> list[Mapping[str, Any]]:
-    """Rows of `model_comparisons` of the newest challenger since, the newest first."""
+    """Rows of `model_comparisons` of the newest two models side by side, the newest first."""
     view = model_comparisons.c
     newest = (
-        sa.select(comparisons.c.challenger_name, comparisons.c.challenger_version)
+        sa.select(
+            comparisons.c.challenger_name,
+            comparisons.c.challenger_version,
+            comparisons.c.champion_name,
+            comparisons.c.champion_version,
+        )
         .order_by(comparisons.c.id.desc())
         .limit(1)
     )
@@ -76,6 +81,8 @@ def newest_comparisons(tx: Transaction, since: datetime, *, limit: int) -> list[
         .where(
             view.challenger_name == found.challenger_name,
             view.challenger_version == found.challenger_version,
+            view.champion_name == found.champion_name,
+            view.champion_version == found.champion_version,
             view.created_at >= since,
         )
         .order_by(view.created_at.desc())

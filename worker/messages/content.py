@@ -28,7 +28,8 @@ class Patient:
 class Told:
     """One report, as messages tell it. probability, band: None where the report names none.
 
-    is_correction: an earlier report of the study went before it. created_at: in local time.
+    is_correction: an earlier report of the study went before it; `made.of_report` asks whom it was
+    told. created_at: in local time.
     """
 
     study_instance_uid: str

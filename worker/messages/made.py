@@ -1,6 +1,7 @@
 """The messages of a report, of one that could not be made, and of one that is withdrawn."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 
 from pydicom.uid import generate_uid
@@ -20,11 +21,12 @@ def of_report(
 ) -> list[BuiltObject]:
     """One message for each of these destinations that is to be told of the report.
 
-    told_before: who was told of an earlier report of the study; they are told of any later one.
+    told_before: who was told of an earlier report of the study; they are told of any later one,
+    and only they that it corrects something.
     """
-    content = told(report)
     made = []
     for recipient in recipients:
+        content = replace(told(report), is_correction=recipient.name in told_before)
         address, uid = recipient.address, _new_uid()
         if isinstance(address, MllpDestination):
             made.append(_message(recipient, uid, hl7.oru(content, address, uid)))
