@@ -31,7 +31,7 @@ UNIT = "images/s"
 SETTLE_S = 2.0
 LATENCY_LIMIT_S = SETTLE_S + 1.0
 LATENCY_STUDIES = 20
-WHOLE_WAY = Size(name="10 MB", rows=2500, columns=2048, count=96)
+WHOLE_WAY = Size(name="10 MB", rows=2500, columns=2048, count=128)
 SENDERS = 4
 FILES_EACH = 4  # of an association
 WINDOW = 24
@@ -136,7 +136,7 @@ def _latency(name: str, system: System, pacs: TimedPacs, plan: Plan) -> Row:
 def _whole_way(system: System, pacs: TimedPacs, plan: Plan) -> list[Row]:
     """In steady state: senders keep WINDOW studies on the way; filling up and running dry is not
     counted, neither in time nor in CPU seconds."""
-    count = 32 if plan.quick else WHOLE_WAY.count
+    count = 64 if plan.quick else WHOLE_WAY.count
     with tempfile.TemporaryDirectory(dir=plan.folder, prefix="images-") as folder:
         images = Images(Path(folder), WHOLE_WAY, count, chest=True)
         rates, limits, shares = [], [], []
@@ -197,7 +197,7 @@ def _steady(system: System, pacs: TimedPacs, images: Images) -> _Steady:
 
     with ThreadPoolExecutor(SENDERS) as senders:
         sent = [senders.submit(send, number) for number in range(len(batches))]
-        wait_for(FILES_EACH)
+        wait_for(WINDOW)  # by now every stage is as busy as it will be
         first_at, first, first_s = now()
         for one in sent:
             one.result()
