@@ -15,6 +15,7 @@ import urllib3
 from dicom_io.association import Timeouts
 from dicom_io.destination import WebDestination
 from dicom_io.errors import DestinationUnavailable
+from dicom_io.http_pool import http_pool
 from dicom_io.scu import SendObject, SendResult
 
 ANSWER_BYTES_MAX = 1 << 20
@@ -105,13 +106,7 @@ def storing(destination: WebDestination, timeouts: Timeouts | None = None) -> It
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or type(error).__name__
         raise DestinationUnavailable(f"token or TLS files cannot be used ({said})") from error
-    pool = urllib3.PoolManager(
-        num_pools=1,
-        maxsize=1,
-        ssl_context=context,
-        retries=urllib3.Retry(total=False, redirect=False),  # the outbox tries again
-        timeout=urllib3.Timeout(connect=timeouts.connection_s, read=timeouts.dimse_s),
-    )
+    pool = http_pool(context, timeouts)
     try:
         yield WebPeer(destination, pool, headers)
     finally:

@@ -18,23 +18,7 @@ from typing import Any
 import pytest
 
 OHIF = "@ohif/app@3.12.10"
-CONFIGURATION = """
-window.config = {
-  routerBasename: '/', showStudyList: true, extensions: [], modes: [],
-  showWarningMessageForCrossOrigin: false, showCPUFallbackMessage: false,
-  investigationalUseDialog: { option: 'never' },
-  defaultDataSourceName: 'dicomweb',
-  dataSources: [{
-    namespace: '@ohif/extension-default.dataSourcesModule.dicomweb',
-    sourceName: 'dicomweb',
-    configuration: {
-      name: 'orthanc', qidoRoot: '/dicom-web', wadoRoot: '/dicom-web', wadoUriRoot: '/wado',
-      qidoSupportsIncludeField: false, supportsFuzzyMatching: false, supportsWildcard: true,
-      imageRendering: 'wadors', thumbnailRendering: 'wadors', enableStudyLazyLoad: true,
-    },
-  }],
-};
-"""
+CONFIGURATION = Path(__file__).parents[2] / "deploy" / "ohif" / "app-config.js"
 
 
 def unpacked(folder: Path) -> Path:
@@ -50,7 +34,7 @@ def unpacked(folder: Path) -> Path:
     with tarfile.open(next(folder.glob("*.tgz"))) as package:
         package.extractall(folder, filter="data")
     page = folder / "package" / "dist"
-    (page / "app-config.js").write_text(CONFIGURATION)
+    shutil.copy(CONFIGURATION, page / "app-config.js")
     return page
 
 

@@ -24,9 +24,10 @@ def of_report(
     told_before: who was told of an earlier report of the study; they are told of any later one,
     and only they that it corrects something.
     """
+    said = told(report)
     made = []
     for recipient in recipients:
-        content = replace(told(report), is_correction=recipient.name in told_before)
+        content = replace(said, is_correction=recipient.name in told_before)
         address, uid = recipient.address, _new_uid()
         if isinstance(address, MllpDestination):
             made.append(_message(recipient, uid, hl7.oru(content, address, uid)))

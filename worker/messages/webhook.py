@@ -19,6 +19,7 @@ import urllib3
 
 from dicom_io.association import Timeouts
 from dicom_io.errors import DestinationUnavailable
+from dicom_io.http_pool import http_pool
 from dicom_io.scu import SendObject, SendResult
 from dicom_io.stow import NOT_NOW, describe_error
 from worker.messages.address import Event, WebhookDestination, read_secret
@@ -151,13 +152,7 @@ def storing(
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or type(error).__name__
         raise DestinationUnavailable(f"secret or TLS files cannot be used ({said})") from error
-    pool = urllib3.PoolManager(
-        num_pools=1,
-        maxsize=1,
-        ssl_context=context,
-        retries=urllib3.Retry(total=False, redirect=False),  # the outbox tries again
-        timeout=urllib3.Timeout(connect=timeouts.connection_s, read=timeouts.dimse_s),
-    )
+    pool = http_pool(context, timeouts)
     try:
         yield WebhookPeer(destination.url, secret, pool)
     finally:
