@@ -1,5 +1,6 @@
 """Feeds a data set to any Keras backend, batch by batch, augmented and repeatable."""
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from training.augment import Augmentation, augment
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
-PREFETCHED_BATCHES = 3
+PREFETCHED_BATCHES = 3  # by each worker
+CORES_PER_WORKER = 4  # on a CPU the network needs the others; a GPU is fed by many
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -55,12 +57,13 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 def prefetched(batches: Any) -> Iterator[Batch]:
-    """Iterate with the next few batches being made in the background."""
-    with ThreadPoolExecutor(max_workers=1) as executor:
+    """Iterate, in order, with the next batches being made in the background."""
+    workers = max(1, (os.cpu_count() or 1) // CORES_PER_WORKER)
+    with ThreadPoolExecutor(workers) as executor:
         waiting: deque[Any] = deque()
         for index in range(len(batches)):
             waiting.append(executor.submit(batches.__getitem__, index))
-            if len(waiting) > PREFETCHED_BATCHES:
+            if len(waiting) > PREFETCHED_BATCHES * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -104,6 +104,8 @@ def fit(recipe: Recipe, dataset: Dataset, run: Run, settings: RunSettings) -> No
 
     if recipe.early_stopping:
         model = load_checkpoint(run.best)
+    if recipe.averaging is not None:
+        average(model)
     if recipe.settled_on:
         settle(model, dataset.pixels, inner.train, recipe.settled_on, settings.seed)
     if class_weight:
@@ -135,7 +137,12 @@ def compiled(recipe: Recipe, settings: RunSettings) -> Any:
         model = recipe.build(parse_weights(settings.weights))
     finally:
         keras.config.set_dtype_policy(before)
-    optimizer = keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = keras.optimizers.AdamW(
+        recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        use_ema=recipe.averaging is not None,
+        ema_momentum=recipe.averaging or 0.99,
+    )
     optimizer.build(model.trainable_variables)  # in the first step it would be traced twice
     if settings.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -156,6 +163,12 @@ def reseed_dropout(model: Any, seed: int, epoch: int) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dropout):
             layer.seed_generator.state.assign([seed, epoch])
+
+
+def average(model: Any) -> None:
+    """Put the optimizer's moving average of the weights in their place."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer.finalize_variable_values(model.trainable_variables)
 
 
 def settle(

@@ -31,6 +31,8 @@ class Recipe:
     imagenet: whose ImageNet weights they are, and under which licence.
     settled_on: so many training pictures, as they are, give the batch norms their statistics once
     fitting is done; 0 leaves those of the augmented pictures, which may be another distribution.
+    averaging: momentum, a step, of the moving average of the weights that the network ends with;
+    None ends with the last weights.
     class_weights: weigh losses by class frequency. The logits are moved back to the training
     prevalence when the run ends (`targets.undo_weights`).
     """
@@ -51,6 +53,7 @@ class Recipe:
     plateau: ReduceOnPlateau | None = None
     early_stopping: EarlyStopping | None = None
     settled_on: int = 0
+    averaging: float | None = None
     class_weights: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 

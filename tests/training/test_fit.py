@@ -140,6 +140,46 @@ def test_watching_run_is_resumed_and_keeps_its_best_epoch(
     )
 
 
+def test_averaged_weights_are_those_of_every_step_also_over_a_kill(
+    tiny_recipe: Recipe,
+    dataset: Dataset,
+    run_settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import keras
+
+    from training import fit as module
+
+    whole = dataclasses.replace(tiny_recipe, averaging=0.8, batch_size=24)  # an epoch is one step
+    settings = run_settings(epochs=5)
+    straight, cut = Run(tmp_path / "straight"), Run(tmp_path / "cut")
+    steps, save = [], module.save
+
+    def noted(model: object, path: Path) -> None:
+        save(model, path)
+        if path == straight.checkpoint:
+            steps.append(keras.saving.load_model(path).get_weights())
+        if path == cut.checkpoint and len(read_log(cut.log)) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save", noted)
+    module.fit(whole, dataset, straight, settings)
+    expected = steps[0]
+    for weights in steps[1:]:
+        expected = [0.8 * mean + 0.2 * new for mean, new in zip(expected, weights, strict=True)]
+    ended = keras.saving.load_model(straight.final).get_weights()
+    for mean, weights in zip(expected, ended, strict=True):
+        np.testing.assert_allclose(weights, mean, atol=1e-6)
+
+    with pytest.raises(KeyboardInterrupt):
+        module.fit(whole, dataset, cut, settings)
+    module.fit(whole, dataset, cut, settings)
+    np.testing.assert_allclose(
+        validation_logits(cut, dataset), validation_logits(straight, dataset), atol=1e-3
+    )
+
+
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_resumes_and_is_served_in_float32(
     tiny_recipe: Recipe, dataset: Dataset, run_settings: Settings, tmp_path: Path, precision: str
@@ -209,7 +249,9 @@ def test_learning_rate_warms_up_and_falls_to_zero(tiny_recipe: Recipe) -> None:
     assert rates[4] < 1e-8
 
 
-def test_batches_depend_on_seed_and_epoch_only(dataset: Dataset, tiny_recipe: Recipe) -> None:
+def test_batches_depend_on_seed_and_epoch_only(
+    dataset: Dataset, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from training.batches import Batches, prefetched
 
     def batches(seed: int, epoch: int) -> Batches:
@@ -223,7 +265,9 @@ def test_batches_depend_on_seed_and_epoch_only(dataset: Dataset, tiny_recipe: Re
             augmentation=tiny_recipe.augmentation,
         )
 
-    one, same = (list(prefetched(batches(1, 0))) for _ in range(2))
+    one = list(prefetched(batches(1, 0)))
+    monkeypatch.setattr("os.cpu_count", lambda: 16)  # four workers
+    same = list(prefetched(batches(1, 0)))
     assert len(one) == len(batches(1, 0)) == 6
     assert one[0][0].shape == (5, 224, 224, 1)
     assert one[0][1].shape == (5, 1)
