@@ -8,7 +8,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from socket import socket
@@ -25,7 +25,8 @@ from worker.connections import Connection, Connections
 
 NETWORK_TIMEOUT_S = 60  # without a byte, reading or writing
 HANDSHAKE_TIMEOUT_S = 10  # from the first byte of TLS to the last
-DRAIN_S = 10
+DRAIN_S = 10.0  # for associations to end by themselves, those of all ports together
+ABORT_S = 1.0  # for what is then aborted to say so
 
 _log = log.get("scp")
 
@@ -96,6 +97,7 @@ class AssociationHandler(RequestHandler):
     def _associate(self, connection: Connection) -> None:
         association = self._create_association()
         cast(Any, association).connection = connection
+        association.dul.daemon = True  # the process ends without it
         if fast_pdu.is_supported():
             fast_pdu.install(
                 association,
@@ -153,13 +155,7 @@ class AssociationServer(ThreadedAssociationServer):
         self.server_close()
 
     def shutdown(self) -> None:
-        """Take no more connections, let associations end by themselves, then abort the rest."""
-        self.stop_accepting()
-        deadline = time.monotonic() + DRAIN_S
-        while (active := self.active_associations) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        for association in active:
-            association.abort()
+        drain([self])
 
     def get_request(self) -> tuple[socket, tuple[str, int]]:
         client, address = super().get_request()
@@ -171,3 +167,29 @@ class AssociationServer(ThreadedAssociationServer):
         """Log what went wrong with a connection by type and place, not by its text."""
         if error := sys.exc_info()[1]:
             _log.error("connection failed: %s", log.where(error))
+
+
+def drain(servers: Sequence[AssociationServer]) -> None:
+    """Take no more connections, let associations end by themselves, then abort the rest.
+
+    However many ports and associations there are: it takes DRAIN_S and ABORT_S at most.
+    """
+    deadline = time.monotonic() + DRAIN_S
+    for server in servers:
+        server.stop_accepting()
+    _wait_for_the_end(servers, deadline)
+    for association in _active(servers):
+        if association.is_established:  # pynetdicom waits for the peer: one must not hold up all
+            threading.Thread(target=association.abort, name="abort", daemon=True).start()
+    _wait_for_the_end(servers, max(deadline, time.monotonic()) + ABORT_S)
+    for association in _active(servers):
+        connection_of(association).drop()
+
+
+def _active(servers: Sequence[AssociationServer]) -> list[Association]:
+    return [association for server in servers for association in server.active_associations]
+
+
+def _wait_for_the_end(servers: Sequence[AssociationServer], deadline: float) -> None:
+    while _active(servers) and time.monotonic() < deadline:
+        time.sleep(0.05)
