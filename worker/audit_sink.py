@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from db import ownership
 from dicom_io.destination import Tls
 
 FILE_BYTES_MAX = 16 << 20
@@ -52,8 +53,8 @@ class FileSink:
         self._kept = max(keep_bytes // self._piece_bytes - 1, 1)
 
     def write(self, records: Sequence[Record]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        ownership.make_folder(self._path.parent)
+        lock = ownership.open_file(self._path.with_suffix(".lock"), os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for record in records:
@@ -67,7 +68,7 @@ class FileSink:
     def _append(self, line: bytes) -> None:
         if self._path.exists() and self._path.stat().st_size + len(line) > self._piece_bytes:
             self._rotate()
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = ownership.open_file(self._path, os.O_WRONLY | os.O_APPEND)
         try:
             before = os.fstat(file).st_size
             if os.write(file, line) < len(line):  # the disk is full

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dicom_io.destination import Tls
 from tests.support.audit import event, parsed, study, trail, users
-from tests.support.system import wait_for
+from tests.support.system import command, wait_for
 from tests.support.tls import Authority
 from worker import audit as audit_module
 from worker import audit_message as messages
@@ -196,6 +196,20 @@ def _checked(received: bytes) -> None:
     assert header.startswith(b"<85>1 2026-11-26T03:04:05.000+00:00 ")
     assert header.endswith(f" cxr-worker {os.getpid()} DICOM+RFC3881 - ".encode())
     parsed(xml)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_does_in_the_home_of_another_account_leaves_that_accounts_files(
+    tmp_path: Path,
+) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    completed = command("db", "upgrade", env={"CXR_HOME_DIR": str(tmp_path)})
+    assert completed.returncode == 0, completed.stderr
+    completed = command("results", env={"CXR_HOME_DIR": str(tmp_path)})
+    assert completed.returncode == 0, completed.stderr
+    made = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*")}
+    assert {"audit/audit.xml", "audit/audit.lock", "cxr.db"} <= set(made)
+    assert {path.stat().st_uid for path in made.values()} == {65534}
 
 
 @pytest.mark.parametrize("scheme", ["udp", "unix"])
