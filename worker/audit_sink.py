@@ -9,7 +9,6 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,8 +34,8 @@ class Record:
 
 
 class Sink(Protocol):
-    def write(self, records: Sequence[Record]) -> None:
-        """Write them all, or raise OSError."""
+    def write(self, record: Record) -> None:
+        """Write it, or raise OSError; it will be tried again."""
 
     def close(self) -> None: ...
 
@@ -52,13 +51,12 @@ class FileSink:
         self._piece_bytes = min(FILE_BYTES_MAX, max(keep_bytes // 4, 1))
         self._kept = max(keep_bytes // self._piece_bytes - 1, 1)
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, record: Record) -> None:
         ownership.make_folder(self._path.parent)
         lock = ownership.open_file(self._path.with_suffix(".lock"), os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for record in records:
-                self._append(record.xml + b"\n")
+            self._append(record.xml + b"\n")
         finally:
             os.close(lock)
 
@@ -100,10 +98,9 @@ class SyslogSink:
         self._tls = tls
         self._socket: socket.socket | None = None
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, record: Record) -> None:
         try:
-            for record in records:
-                self._send(_syslog(record))
+            self._send(_syslog(record))
         except (OSError, ssl.SSLError):
             self.close()
             raise
