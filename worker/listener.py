@@ -178,17 +178,14 @@ def _keep_up(settings: Settings, receiver: Receiver, database: Database, spool: 
 
 
 def _purge(settings: Settings, database: Database, spool: Spool) -> None:
-    """Let retention have its turn, in one process at a time."""
+    """Let retention have its turn."""
     if settings.retention_days is None:
         return
-    with spool.sole() as alone:
-        if not alone:
-            return
-        try:
-            purged = retention.purge(database, spool, settings.retention_days)
-        except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-            _log.warning("nothing purged: %s", type(error).__name__)
-            return
+    try:
+        purged = retention.purge(database, spool, settings.retention_days)
+    except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        _log.warning("nothing purged: %s", type(error).__name__)
+        return
     if purged:
         _log.info("removed the pixel data of %s studies", purged)
 
@@ -204,9 +201,6 @@ def _refused(trail: Audit, refusal_log: RefusalLog, refusal: Refusal) -> None:
 def _sweep_erased(database: Database, spool: Spool) -> None:
     """Remove what `forget` was kept from removing; a database that is down is asked again."""
     try:
-        removed = erase.remove_files(database, spool)
+        erase.remove_files(database, spool)
     except sqlalchemy.exc.SQLAlchemyError as error:
         _log.warning("erased files not swept: %s", type(error).__name__)
-        return
-    if removed:
-        _log.info("removed %s files of erased studies", removed)
