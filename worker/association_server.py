@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
-from socket import socket
+from socket import MSG_PEEK, socket
 from socketserver import BaseServer
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from worker import fast_pdu, log
 from worker.connections import Connection, Connections
 
 NETWORK_TIMEOUT_S = 60  # without a byte, reading or writing
-HANDSHAKE_TIMEOUT_S = 10  # from the first byte of TLS to the last
+HANDSHAKE_TIMEOUT_S = 10  # from the connection to the last byte of it
 DRAIN_S = 10.0  # for associations to end by themselves, those of all ports together
 ABORT_S = 1.0  # for what is then aborted to say so
 
@@ -82,10 +82,13 @@ class AssociationHandler(RequestHandler):
         if context is None:
             return True
         raw = cast(socket, self.request)
-        raw.settimeout(HANDSHAKE_TIMEOUT_S)  # of the whole handshake
-        secured = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
-        self.request = connection.socket = secured
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
         try:
+            if _ends_without_a_byte(raw):  # a probe: it has not been refused anything
+                return False
+            secured = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+            self.request = connection.socket = secured
+            secured.settimeout(max(deadline - time.monotonic(), 0.001))  # of the whole handshake
             secured.do_handshake()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             reason = why_refused(error)
@@ -108,6 +111,15 @@ class AssociationHandler(RequestHandler):
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
         association.start()
         association.join()
+
+
+def _ends_without_a_byte(sock: socket) -> bool:
+    """Wait for the first byte, which stays unread. Raises TimeoutError."""
+    sock.settimeout(HANDSHAKE_TIMEOUT_S)
+    try:
+        return not sock.recv(1, MSG_PEEK)
+    except ConnectionError:
+        return True
 
 
 def connection_of(association: Association) -> Connection:
