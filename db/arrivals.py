@@ -167,8 +167,10 @@ class StoredFile:
     purged: bool
 
 
-def stored_file(tx: Transaction, sop_instance_uid: str) -> StoredFile | None:
-    known = tx.conn.execute(_KNOWN, {"uid": sop_instance_uid}).one_or_none()
+def stored_file(tx: Transaction, sop_instance_uid: str, *, lock: bool = False) -> StoredFile | None:
+    """The file of an instance that has a row; lock: it stays so until the transaction ends."""
+    query = _KNOWN.with_for_update() if lock else _KNOWN
+    known = tx.conn.execute(query, {"uid": sop_instance_uid}).one_or_none()
     if known is None:
         return None
     return StoredFile(spool_name=known.spool_name, purged=known.purged_at is not None)

@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
+
+from db import ownership
 
 SQLITE_TURN_WITHIN_S = 10
 SQLITE_TURN_EVERY_S = 0.002
@@ -112,7 +114,7 @@ class _WritersTurn:
     def _take(self, deadline: float) -> None:
         """After the deadline it is SQLite that waits, and says that it is locked."""
         if self._file is None:
-            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+            self._file = ownership.open_file(self._path, os.O_RDWR)
         while time.monotonic() < deadline:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,6 +168,12 @@ def _make_sqlite_engine(url: sa.URL) -> Engine:
         hide_parameters=True,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S},
     )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def make_file(*_: Any) -> None:
+        if url.database:
+            with suppress(OSError):  # SQLite will say so
+                os.close(ownership.open_file(Path(url.database), os.O_RDONLY, 0o644))
 
     @sa.event.listens_for(engine, "connect")
     def set_pragmas(dbapi_connection: Any, _record: Any) -> None:

@@ -89,7 +89,7 @@ def erase(tx: Transaction, study_instance_uid: str, *, erased_by: str) -> list[s
     query = sa.select(studies.c.id).where(studies.c.study_instance_uid == study_instance_uid)
     # First the instances, then the study: the order in which workers lock them too.
     own = sa.select(instances.c.id).where(instances.c.study_id == query.scalar_subquery())
-    tx.conn.execute(own.with_for_update()).all()
+    tx.conn.execute(own.order_by(instances.c.id).with_for_update()).all()
     id_ = tx.conn.execute(query.with_for_update()).scalar_one_or_none()
     found = erasable(tx, study_instance_uid)
     if id_ is None or found is None:

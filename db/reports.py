@@ -1,6 +1,6 @@
 """What the report stage reads and writes: a study as one snapshot, and its report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from db.engine import Transaction
 from db.errors import RevisionChanged
 from db.outcomes import StoredSaliency
 from db.tables import (
+    RETRACTED,
     DeliveryState,
     ObjectKind,
     StudyState,
@@ -59,7 +60,8 @@ class StudySnapshot:
     retracted: bool  # withdrawn: no report of it leaves until it is released
     instances: tuple[InstanceSnapshot, ...]
     newest_report: EarlierReport | None
-    saliency_uids: frozenset[str]  # SOP instances of pictures that were made already
+    # Pictures that were made already, by SOP Instance UID: destinations that have them, or will.
+    pictures: Mapping[str, frozenset[str]]
     told: frozenset[str]  # destinations that a message of an earlier report was for
     patient_id: str | None
 
@@ -133,9 +135,6 @@ def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
         .order_by(reports.c.revision.desc())
         .limit(1)
     ).one_or_none()
-    pictures = sa.select(objects.c.sop_instance_uid).where(
-        objects.c.study_id == study_id, objects.c.kind == ObjectKind.SALIENCY
-    )
     told = (
         sa.select(outbox.c.destination)
         .join(objects, objects.c.id == outbox.c.object_id)
@@ -155,10 +154,26 @@ def snapshot(tx: Transaction, study_id: int) -> StudySnapshot:
             series_instance_uid=newest.series_instance_uid,
             content_digest=newest.content_digest,
         ),
-        saliency_uids=frozenset(tx.conn.execute(pictures).scalars()),
+        pictures=_pictures(tx, study_id),
         told=frozenset(tx.conn.execute(told).scalars()),
         patient_id=study.patient_id,
     )
+
+
+def _pictures(tx: Transaction, study_id: int) -> dict[str, frozenset[str]]:
+    """Nobody has what was made before a retraction that was taken back: it was withdrawn."""
+    query = (
+        sa.select(objects.c.sop_instance_uid, reports.c.content_digest, outbox.c.destination)
+        .join(reports, reports.c.id == objects.c.report_id)
+        .join(outbox, outbox.c.object_id == objects.c.id, isouter=True)
+        .where(objects.c.study_id == study_id, objects.c.kind == ObjectKind.SALIENCY)
+    )
+    found: dict[str, set[str]] = {}
+    for row in tx.conn.execute(query):
+        have = found.setdefault(row.sop_instance_uid, set())
+        if row.destination is not None and row.content_digest != RETRACTED:
+            have.add(row.destination)
+    return {uid: frozenset(have) for uid, have in found.items()}
 
 
 def record_report(

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from db.engine import Transaction
 from db.tables import (
+    RETRACTED,
     DeliveryState,
     InstanceState,
     StudyState,
@@ -147,7 +148,7 @@ def reprocess(
             tx.conn.execute(
                 sa.update(reports)
                 .where(reports.c.study_id == study.id)
-                .values(content_digest="retracted")
+                .values(content_digest=RETRACTED)
             )
     else:
         limit = (tx.now - timedelta(days=max_age_days)).date()

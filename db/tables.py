@@ -245,6 +245,8 @@ conflicts = sa.Table(
     sa.Index("ix_conflicts_spool_name", "spool_name"),
 )
 
+RETRACTED = "retracted"  # in place of a digest: nothing that was withdrawn says it any more
+
 reports = sa.Table(
     "reports",
     metadata,

@@ -21,6 +21,7 @@ from dicom_io.contexts import (
 from dicom_io.destination import Destination
 from dicom_io.errors import DestinationUnavailable, UnreadableDicom
 from dicom_io.read import text_value
+from dicom_io.references import reference
 
 _REQUEST = 1  # PS3.4 J.3.2: action type
 _REFERENCES_MAX = 10_000
@@ -92,12 +93,7 @@ def read_report(information: Dataset) -> CommitmentReport:
 def _information(transaction_uid: str, references: Sequence[tuple[str, str]]) -> Dataset:
     information = Dataset()
     information.TransactionUID = transaction_uid
-    information.ReferencedSOPSequence = []
-    for sop_class_uid, sop_instance_uid in references:
-        item = Dataset()
-        item.ReferencedSOPClassUID = sop_class_uid
-        item.ReferencedSOPInstanceUID = sop_instance_uid
-        information.ReferencedSOPSequence.append(item)
+    information.ReferencedSOPSequence = [reference(*it) for it in references]
     return information
 
 

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from dicom_io.errors import UnreadableDicom
+from dicom_io.references import reference
 from dicom_io.sr_report import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
 
 # PS3.3 A.35.3.3.1
@@ -39,11 +40,7 @@ def as_comprehensive(
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
     if predecessors:
         named = ds.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
-        for sop_class_uid, uid in predecessors:
-            reference = Dataset()
-            reference.ReferencedSOPClassUID = sop_class_uid
-            reference.ReferencedSOPInstanceUID = uid
-            named.ReferencedSOPSequence.append(reference)
+        named.ReferencedSOPSequence.extend(reference(*it) for it in predecessors)
     buffer = BytesIO()
     ds.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

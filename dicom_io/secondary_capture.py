@@ -17,6 +17,7 @@ from dicom_io.made import (
     set_equipment,
 )
 from dicom_io.read import raw_value, text_value
+from dicom_io.references import reference
 from dicom_io.saliency_image import NOT_FOR_DIAGNOSTIC_USE
 from dicom_io.sr_report import ModelIdentity
 
@@ -91,14 +92,14 @@ def _set_image(image: SaliencyImage, ds: Dataset) -> None:
             "LossyImageCompressionMethod",
         ):
             copy_element(source, ds, keyword)
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = text_value(source, "SOPClassUID", 64)
-    reference.ReferencedSOPInstanceUID = text_value(source, "SOPInstanceUID", 64)
-    reference.SpatialLocationsPreserved = "NO"  # the picture has margins and another size
-    reference.PurposeOfReferenceCodeSequence = [
+    shown = reference(
+        text_value(source, "SOPClassUID", 64), text_value(source, "SOPInstanceUID", 64)
+    )
+    shown.SpatialLocationsPreserved = "NO"  # the picture has margins and another size
+    shown.PurposeOfReferenceCodeSequence = [
         code_item("121322", "DCM", "Source image for image processing operation")
     ]
-    ds.SourceImageSequence = [reference]
+    ds.SourceImageSequence = [shown]
 
 
 def _names_two_directions(source: Dataset) -> bool:

@@ -19,6 +19,7 @@ from dicom_io.made import (
     set_equipment,
 )
 from dicom_io.read import raw_value, text_value
+from dicom_io.references import reference
 from dicom_io.sr_report import StudyReport
 
 SERIES_DESCRIPTION = "AI result pneumonia, not for diagnostic use"
@@ -91,8 +92,8 @@ def _evidence(report: StudyReport) -> list[Dataset]:
         studies.setdefault(study, {}).setdefault(series, {})[sop_class, instance] = None
         made = image.saliency
         if made is not None and report.is_shown(image):
-            reference = made.sop_class_uid, made.sop_instance_uid
-            studies[study].setdefault(made.series_instance_uid, {})[reference] = None
+            picture = made.sop_class_uid, made.sop_instance_uid
+            studies[study].setdefault(made.series_instance_uid, {})[picture] = None
     items = []
     for study, all_series in studies.items():
         item = Dataset()
@@ -107,12 +108,7 @@ def _evidence(report: StudyReport) -> list[Dataset]:
 def _series_item(series_instance_uid: str, objects: list[tuple[str, str]]) -> Dataset:
     item = Dataset()
     item.SeriesInstanceUID = series_instance_uid
-    item.ReferencedSOPSequence = []
-    for sop_class_uid, sop_instance_uid in objects:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = sop_class_uid
-        reference.ReferencedSOPInstanceUID = sop_instance_uid
-        item.ReferencedSOPSequence.append(reference)
+    item.ReferencedSOPSequence = [reference(*it) for it in objects]
     return item
 
 

@@ -8,10 +8,10 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
-from socket import socket
+from socket import MSG_PEEK, socket
 from socketserver import BaseServer
 from typing import Any, cast
 
@@ -24,8 +24,9 @@ from worker import fast_pdu, log
 from worker.connections import Connection, Connections
 
 NETWORK_TIMEOUT_S = 60  # without a byte, reading or writing
-HANDSHAKE_TIMEOUT_S = 10  # from the first byte of TLS to the last
-DRAIN_S = 10
+HANDSHAKE_TIMEOUT_S = 10  # from the connection to the last byte of it
+DRAIN_S = 10.0  # for associations to end by themselves, those of all ports together
+ABORT_S = 1.0  # for what is then aborted to say so
 
 _log = log.get("scp")
 
@@ -81,10 +82,13 @@ class AssociationHandler(RequestHandler):
         if context is None:
             return True
         raw = cast(socket, self.request)
-        raw.settimeout(HANDSHAKE_TIMEOUT_S)  # of the whole handshake
-        secured = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
-        self.request = connection.socket = secured
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
         try:
+            if _ends_without_a_byte(raw):  # a probe: it has not been refused anything
+                return False
+            secured = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+            self.request = connection.socket = secured
+            secured.settimeout(max(deadline - time.monotonic(), 0.001))  # of the whole handshake
             secured.do_handshake()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             reason = why_refused(error)
@@ -96,6 +100,7 @@ class AssociationHandler(RequestHandler):
     def _associate(self, connection: Connection) -> None:
         association = self._create_association()
         cast(Any, association).connection = connection
+        association.dul.daemon = True  # the process ends without it
         if fast_pdu.is_supported():
             fast_pdu.install(
                 association,
@@ -106,6 +111,15 @@ class AssociationHandler(RequestHandler):
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
         association.start()
         association.join()
+
+
+def _ends_without_a_byte(sock: socket) -> bool:
+    """Wait for the first byte, which stays unread. Raises TimeoutError."""
+    sock.settimeout(HANDSHAKE_TIMEOUT_S)
+    try:
+        return not sock.recv(1, MSG_PEEK)
+    except ConnectionError:
+        return True
 
 
 def connection_of(association: Association) -> Connection:
@@ -153,13 +167,7 @@ class AssociationServer(ThreadedAssociationServer):
         self.server_close()
 
     def shutdown(self) -> None:
-        """Take no more connections, let associations end by themselves, then abort the rest."""
-        self.stop_accepting()
-        deadline = time.monotonic() + DRAIN_S
-        while (active := self.active_associations) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        for association in active:
-            association.abort()
+        drain([self])
 
     def get_request(self) -> tuple[socket, tuple[str, int]]:
         client, address = super().get_request()
@@ -171,3 +179,29 @@ class AssociationServer(ThreadedAssociationServer):
         """Log what went wrong with a connection by type and place, not by its text."""
         if error := sys.exc_info()[1]:
             _log.error("connection failed: %s", log.where(error))
+
+
+def drain(servers: Sequence[AssociationServer]) -> None:
+    """Take no more connections, let associations end by themselves, then abort the rest.
+
+    However many ports and associations there are: it takes DRAIN_S and ABORT_S at most.
+    """
+    deadline = time.monotonic() + DRAIN_S
+    for server in servers:
+        server.stop_accepting()
+    _wait_for_the_end(servers, deadline)
+    for association in _active(servers):
+        if association.is_established:  # pynetdicom waits for the peer: one must not hold up all
+            threading.Thread(target=association.abort, name="abort", daemon=True).start()
+    _wait_for_the_end(servers, max(deadline, time.monotonic()) + ABORT_S)
+    for association in _active(servers):
+        connection_of(association).drop()
+
+
+def _active(servers: Sequence[AssociationServer]) -> list[Association]:
+    return [association for server in servers for association in server.active_associations]
+
+
+def _wait_for_the_end(servers: Sequence[AssociationServer], deadline: float) -> None:
+    while _active(servers) and time.monotonic() < deadline:
+        time.sleep(0.05)

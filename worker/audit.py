@@ -8,6 +8,7 @@ every few seconds or a stranger who knocks, is reported once in REPEAT_S.
 """
 
 import getpass
+import multiprocessing
 import os
 import queue
 import socket
@@ -159,65 +160,57 @@ class Audit:
                 item = self._queue.get(timeout=_LOOK_EVERY_S)
             except queue.Empty:
                 item = None
-            messages: list[tuple[Message, datetime]] = []
             if item is not None:
                 what, at, sop_class_uid = item
                 if isinstance(what, Message):
-                    messages.append((what, at))
+                    self._write(what, at)
                 else:
-                    messages += self._noted(under_way, what, at, sop_class_uid)
+                    self._note(under_way, what, at, sop_class_uid)
             ends = self._closing.is_set() and self._queue.empty()
-            messages += self._ended(under_way, everything=ends)
-            if messages:
-                self._write(messages)
+            self._end(under_way, everything=ends)
             if ends:
                 if self._sink is not None:
                     self._sink.close()
                 return
 
-    def _noted(
+    def _note(
         self, under_way: dict[Transfer, _UnderWay], what: Transfer, at: datetime, sop_class: str
-    ) -> Iterator[tuple[Message, datetime]]:
+    ) -> None:
         now = time.monotonic()
         if what not in under_way:
             under_way[what] = _UnderWay(now, now)
-            yield audit_message.transfer(self.ae_title, what, {}, done=False), at
+            self._write(audit_message.transfer(self.ae_title, what, {}, done=False), at)
         under_way[what].last = now
         under_way[what].sop_classes[sop_class] += 1
 
-    def _ended(
-        self, under_way: dict[Transfer, _UnderWay], *, everything: bool
-    ) -> Iterator[tuple[Message, datetime]]:
+    def _end(self, under_way: dict[Transfer, _UnderWay], *, everything: bool) -> None:
         now = time.monotonic()
         for what, state in list(under_way.items()):
             is_over = now - state.last > ENDED_AFTER_S or now - state.began > TRANSFER_S_MAX
             if is_over or everything:
                 del under_way[what]
                 message = audit_message.transfer(self.ae_title, what, state.sop_classes, done=True)
-                yield message, datetime.now(UTC)
+                self._write(message, datetime.now(UTC))
 
-    def _write(self, messages: list[tuple[Message, datetime]]) -> None:
-        """Write them; a sink that fails is tried again, until this process ends."""
+    def _write(self, message: Message, at: datetime) -> None:
+        """Write one; a sink that fails is tried again, until this process ends."""
         assert self._sink is not None
         try:
-            encoded = [
-                Record(xml=audit_message.encode(it, at=at, source_id=self._source_id), at=at)
-                for it, at in messages
-            ]
+            xml = audit_message.encode(message, at=at, source_id=self._source_id)
         except ValueError as error:  # the thread lives on, whatever one message holds
             _log.error("audit message not encoded: %s", log.where(error))
-            self._drop(len(messages))
+            self._drop(1)
             return
-        complained = False
+        record, complained = Record(xml=xml, at=at), False
         while True:
             try:
-                self._sink.write(encoded)
+                self._sink.write(record)
             except OSError as error:
                 if not complained:
                     _log.error("audit messages wait: %s", error.strerror or type(error).__name__)
                 complained = True
                 if self._closing.wait(_RETRY_AFTER_S):
-                    self._drop(len(encoded))
+                    self._drop(1)
                     return
             else:
                 return
@@ -225,8 +218,16 @@ class Audit:
 
 @contextmanager
 def application(settings: Settings, what: str) -> Iterator[None]:
-    """Report that an application starts, and that it has stopped. No thread stays meanwhile."""
-    _report_now(settings, audit_message.application(settings.ae_title, what, started=True))
+    """Report that an application starts, and that it has stopped.
+
+    The first in a process of its own: a sink that hangs would leave a thread in this one, which
+    may fork.
+    """
+    start = audit_message.application(settings.ae_title, what, started=True)
+    fork = multiprocessing.get_context("fork")
+    reporter = fork.Process(target=_report_now, args=(settings, start))
+    reporter.start()
+    reporter.join()
     try:
         yield
     finally:

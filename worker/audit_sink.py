@@ -9,13 +9,13 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from db import ownership
 from dicom_io.destination import Tls
 
 FILE_BYTES_MAX = 16 << 20
@@ -34,8 +34,8 @@ class Record:
 
 
 class Sink(Protocol):
-    def write(self, records: Sequence[Record]) -> None:
-        """Write them all, or raise OSError."""
+    def write(self, record: Record) -> None:
+        """Write it, or raise OSError; it will be tried again."""
 
     def close(self) -> None: ...
 
@@ -51,13 +51,12 @@ class FileSink:
         self._piece_bytes = min(FILE_BYTES_MAX, max(keep_bytes // 4, 1))
         self._kept = max(keep_bytes // self._piece_bytes - 1, 1)
 
-    def write(self, records: Sequence[Record]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    def write(self, record: Record) -> None:
+        ownership.make_folder(self._path.parent)
+        lock = ownership.open_file(self._path.with_suffix(".lock"), os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for record in records:
-                self._append(record.xml + b"\n")
+            self._append(record.xml + b"\n")
         finally:
             os.close(lock)
 
@@ -67,7 +66,7 @@ class FileSink:
     def _append(self, line: bytes) -> None:
         if self._path.exists() and self._path.stat().st_size + len(line) > self._piece_bytes:
             self._rotate()
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = ownership.open_file(self._path, os.O_WRONLY | os.O_APPEND)
         try:
             before = os.fstat(file).st_size
             if os.write(file, line) < len(line):  # the disk is full
@@ -99,10 +98,9 @@ class SyslogSink:
         self._tls = tls
         self._socket: socket.socket | None = None
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, record: Record) -> None:
         try:
-            for record in records:
-                self._send(_syslog(record))
+            self._send(_syslog(record))
         except (OSError, ssl.SSLError):
             self.close()
             raise

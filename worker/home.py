@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from db import ownership
 from worker.errors import WorkerError
 
 
@@ -34,7 +35,7 @@ def lock(home: Path, role: str) -> Iterator[None]:
     """
     home.mkdir(parents=True, exist_ok=True)
     path = home / f"{role}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = ownership.open_file(path, os.O_RDWR)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

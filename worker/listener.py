@@ -17,8 +17,8 @@ import sqlalchemy.exc
 from db import schema
 from db.engine import Database
 from dicom_io.tls import server_context
-from worker import commit, erase, home, log, retention
-from worker.association_server import Refusal
+from worker import audit, commit, erase, home, log, notify, retention
+from worker.association_server import ABORT_S, DRAIN_S, Refusal, drain
 from worker.audit import Audit
 from worker.audit_message import refused_peer
 from worker.celery_app import make_app
@@ -29,10 +29,13 @@ from worker.receive import Receiver
 from worker.scp import RefusalLog, bind_port, start_server
 from worker.settings import Settings
 from worker.spool import Spool
-from worker.supervisor import Forked, watch
+from worker.supervisor import STOP_WITHIN_S, Forked, stop_all, watch
 
 ADOPT_EVERY_S = 10.0
 PROCESSES_MAX = 4  # by default: what the disk takes is reached
+END_WITHIN_S = 16.0  # one of them, once asked: the parent, too, has a moment to end in
+assert DRAIN_S + ABORT_S + notify.CLOSE_WITHIN_S + audit.CLOSE_WITHIN_S < END_WITHIN_S
+assert END_WITHIN_S + audit.CLOSE_WITHIN_S < STOP_WITHIN_S
 
 _log = log.get("listener")
 
@@ -79,10 +82,7 @@ def run(settings: Settings, stop: threading.Event) -> int:
         finally:
             for port in ports:
                 port.listening.close()
-            for child in children:
-                child.terminate()
-            for child in children:
-                child.stop()
+            stop_all(children, END_WITHIN_S)
 
 
 def _bind(settings: Settings) -> list[Port]:
@@ -127,7 +127,7 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
     """One process's part, with a database and threads of its own."""
     database = Database(settings.database)
     notifier = Notifier(make_app(settings.broker, publish_only=True))
-    audit = Audit.of(settings)
+    trail = Audit.of(settings)
     receiver = Receiver(
         spool=spool,
         database=database,
@@ -135,7 +135,7 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
         settle_s=settings.study_settle_s,
         max_study_age_days=settings.max_study_age_days,
         spool_reserve_mb=settings.spool_reserve_mb,
-        audit=audit,
+        audit=trail,
     )
     connections = Connections()
     refusal_log = RefusalLog()
@@ -150,7 +150,7 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
             allowed_ips=settings.allowed_ips,
             tls=port.tls,
             connections=connections,
-            on_refusal=partial(_refused, audit, refusal_log),
+            on_refusal=partial(_refused, trail, refusal_log),
         )
         for port in ports
     ]
@@ -160,12 +160,9 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
             if stop.wait(ADOPT_EVERY_S):
                 break
     finally:
-        for server in servers:
-            server.stop_accepting()
-        for server in servers:
-            server.shutdown()
+        drain(servers)
         notifier.close()
-        audit.close()
+        trail.close()
         database.dispose()
 
 
@@ -181,35 +178,29 @@ def _keep_up(settings: Settings, receiver: Receiver, database: Database, spool: 
 
 
 def _purge(settings: Settings, database: Database, spool: Spool) -> None:
-    """Let retention have its turn, in one process at a time."""
+    """Let retention have its turn."""
     if settings.retention_days is None:
         return
-    with spool.sole() as alone:
-        if not alone:
-            return
-        try:
-            purged = retention.purge(database, spool, settings.retention_days)
-        except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-            _log.warning("nothing purged: %s", type(error).__name__)
-            return
+    try:
+        purged = retention.purge(database, spool, settings.retention_days)
+    except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        _log.warning("nothing purged: %s", type(error).__name__)
+        return
     if purged:
         _log.info("removed the pixel data of %s studies", purged)
 
 
-def _refused(audit: Audit, refusal_log: RefusalLog, refusal: Refusal) -> None:
+def _refused(trail: Audit, refusal_log: RefusalLog, refusal: Refusal) -> None:
     refusal_log(refusal)
     message = refused_peer(
-        audit.ae_title, refusal.peer_address, refusal.calling_ae_title, refusal.reason
+        trail.ae_title, refusal.peer_address, refusal.calling_ae_title, refusal.reason
     )
-    audit.report(message, once=(refusal.peer_address, refusal.reason))  # titles are cheap to vary
+    trail.report(message, once=(refusal.peer_address, refusal.reason))  # titles are cheap to vary
 
 
 def _sweep_erased(database: Database, spool: Spool) -> None:
     """Remove what `forget` was kept from removing; a database that is down is asked again."""
     try:
-        removed = erase.remove_files(database, spool)
+        erase.remove_files(database, spool)
     except sqlalchemy.exc.SQLAlchemyError as error:
         _log.warning("erased files not swept: %s", type(error).__name__)
-        return
-    if removed:
-        _log.info("removed %s files of erased studies", removed)

@@ -14,6 +14,7 @@ from worker.celery_app import task_name
 
 _log = log.get("notify")
 INTERVAL_S = 0.02  # a message costs a millisecond or two, and its receiver a transaction
+CLOSE_WITHIN_S = 1.0
 _PAUSE_AFTER_FAILURE_S = 2.0
 _OF_ONE_DESTINATION = {"deliver", "commit"}
 
@@ -54,11 +55,11 @@ class Notifier:
             self._changed.notify()
 
     def close(self) -> None:
-        """Send what waits, and end."""
+        """Send what waits, for at most CLOSE_WITHIN_S, and end."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join(timeout=2)
+        self._thread.join(CLOSE_WITHIN_S)
 
     def _run(self) -> None:
         while True:

@@ -25,14 +25,17 @@ class Unhealthy(WorkerError):
 
 
 def listener(settings: Settings) -> str:
-    """Connect and abort: it must close the connection, whoever may associate with it."""
+    """Connect and abort, in TLS hang up: it must close the connection, whoever may associate."""
     role = "listener" if settings.listener_plain else "listener-tls"
     host, port = _where(settings.bind), home.published_port(settings.home, role)
     if port is None:
         raise Unhealthy(f"no listener has started in {settings.home}")
     try:
         with socket.create_connection((host, port), TIMEOUT_S) as client:
-            client.sendall(_A_ABORT)
+            if settings.listener_plain:
+                client.sendall(_A_ABORT)
+            else:
+                client.shutdown(socket.SHUT_WR)
             while client.recv(1024):
                 pass
     except ConnectionResetError:

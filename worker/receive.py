@@ -83,7 +83,7 @@ class Receiver:
             return DATA_SET_DOES_NOT_MATCH_SOP_CLASS
         name = self._spool.store(temp_file, origin.sop_instance_uid, is_upload=origin.is_upload)
         try:
-            self._record(name, header, origin.calling_ae_title)
+            self._record(self._arrival(name, header, origin.calling_ae_title))
         except _DATABASE_DOWN as error:
             self._orphans.set()  # the file stays, for when the database is back
             _log.error("database down: %s", type(error).__name__, extra=_uid(origin))
@@ -133,7 +133,8 @@ class Receiver:
 
     def _adopt_one(self, name: str) -> bool:
         try:
-            self._record(name, read_header(self._spool.path(name)), "", adopted=True)
+            header = read_header(self._spool.path(name))
+            self._record(self._arrival(name, header, ""), adopted=True)
         except UnreadableDicom:
             _log.error("spool file %s cannot be read: left where it is", name)
             return False
@@ -145,10 +146,7 @@ class Receiver:
             return False
         return True
 
-    def _record(
-        self, name: str, header: Header, calling_ae_title: str, *, adopted: bool = False
-    ) -> None:
-        arrival = self._arrival(name, header, calling_ae_title)
+    def _record(self, arrival: Arrival, *, adopted: bool = False) -> None:
         with self._database.begin() as tx:
             outcome = arrivals.record_arrival(
                 tx, arrival, settle_s=self._settle_s, max_age_days=self._max_study_age_days
@@ -163,7 +161,10 @@ class Receiver:
         """A SOP Instance UID that is known: nothing new, a corrected header, or other pixels."""
         with self._database.read() as tx:
             first = arrivals.stored_file(tx, arrival.sop_instance_uid)
-        if first is None or first.spool_name == arrival.spool_name:
+        if first is None:  # erased a moment ago: it is new
+            self._record(arrival, adopted=adopted)
+            return
+        if first.spool_name == arrival.spool_name:
             return
         mine, theirs = self._spool.path(arrival.spool_name), self._spool.path(first.spool_name)
         # Without its pixels nothing can be said; what comes in its place is analysed anew.
@@ -180,14 +181,17 @@ class Receiver:
             self._spool.remove(arrival.spool_name)
             return
         with self._database.begin() as tx:
-            if sameness is same.Sameness.PIXELS and arrivals.replace_header(
-                tx, arrival, settle_s=self._settle_s
-            ):
-                replaced = True
-            else:
+            is_past = arrivals.stored_file(tx, arrival.sop_instance_uid, lock=True) != first
+            replaced = (
+                not is_past
+                and sameness is same.Sameness.PIXELS
+                and arrivals.replace_header(tx, arrival, settle_s=self._settle_s)
+            )
+            if not (is_past or replaced):
                 arrivals.record_conflict(tx, arrival)
-                replaced = False
-        if replaced:
+        if is_past:  # replaced, purged or erased while it was compared
+            self._record_again(arrival, adopted=adopted)
+        elif replaced:
             self._spool.remove(first.spool_name)
             self._notify("prepare", arrival.sop_instance_uid)
         else:

@@ -117,13 +117,15 @@ def _with_pictures(
     findings = list(content.images)
     drawn_now: list[BuiltObject] = []
     for index, image in pairs[: saliency.PICTURES_MAX]:
+        to = _destinations(services, study, findings[index].dataset, ObjectKind.SALIENCY)
         drawn = saliency.make_secondary_capture(
             services,
             image,
             findings[index],
             content,
-            number=len(study.saliency_uids) + len(drawn_now) + 1,
-            made_already=study.saliency_uids,
+            made_already=study.pictures,
+            destinations=to,
+            number=len(study.pictures) + len(drawn_now) + 1,
             now=now,
         )
         if drawn is None:
@@ -131,22 +133,21 @@ def _with_pictures(
         reference, payload = drawn
         findings[index] = replace(findings[index], saliency=reference)
         if payload is not None:
-            drawn_now.append(_picture(services, study, findings[index], payload))
+            drawn_now.append(_picture(reference, payload, to))
     return replace(content, images=tuple(findings)), drawn_now
 
 
 def _picture(
-    services: Services, study: StudySnapshot, finding: sr.ImageFinding, payload: bytes
+    reference: sr.SaliencyReference, payload: bytes, destinations: tuple[str, ...]
 ) -> BuiltObject:
-    assert finding.saliency is not None
     return BuiltObject(
         kind=ObjectKind.SALIENCY,
-        sop_class_uid=finding.saliency.sop_class_uid,
-        sop_instance_uid=finding.saliency.sop_instance_uid,
-        series_instance_uid=finding.saliency.series_instance_uid,
+        sop_class_uid=reference.sop_class_uid,
+        sop_instance_uid=reference.sop_instance_uid,
+        series_instance_uid=reference.series_instance_uid,
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
         payload=payload,
-        destinations=_destinations(services, study, finding.dataset, ObjectKind.SALIENCY),
+        destinations=destinations,
     )
 
 

@@ -22,17 +22,19 @@ _log = log.get("retention")
 def purge(database: Database, spool: Spool, days: int) -> int:
     """Take the pixel data out of what has been kept for `days`; returns how many studies.
 
-    Cut off anywhere, it can be run again.
+    None while another looks through the spool. Cut off anywhere, it can be run again.
     """
-    with database.begin() as tx:
-        expired = retention.expire(tx, days=days, limit=STUDIES_AT_ONCE)
-    if not expired:
-        return 0
-    for study in expired:
-        for name in study.spool_names:
-            _drop_pixels(spool, name)
-    with database.begin() as tx:
-        retention.record_purged(tx, expired)
+    with spool.sole() as alone:
+        if not alone:
+            return 0
+        with database.begin() as tx:
+            expired = retention.expire(tx, days=days, limit=STUDIES_AT_ONCE)
+        for study in expired:
+            for name in study.spool_names:
+                _drop_pixels(spool, name)
+        if expired:
+            with database.begin() as tx:
+                retention.record_purged(tx, expired)
     return len(expired)
 
 

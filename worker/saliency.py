@@ -3,6 +3,7 @@
 The map is kept beside the instance, so that whoever has the spool can draw it without TensorFlow.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -87,14 +88,16 @@ def make_secondary_capture(
     finding: ImageFinding,
     report: StudyReport,
     *,
+    made_already: Mapping[str, frozenset[str]],
+    destinations: tuple[str, ...],
     number: int,
-    made_already: frozenset[str],
     now: datetime,
 ) -> tuple[SaliencyReference, bytes | None] | None:
-    """Draw one image of a report and make a DICOM object of it.
+    """Draw one image of a report and make a DICOM object of it, for these destinations.
 
-    A picture that would say what one in `made_already` says is not made again: None stands for
-    its bytes. Returns None alone when there is nothing to draw, or it cannot be drawn.
+    made_already: the study's pictures, and who has each. One that says the same and that all
+    destinations have is not made again: None stands for its bytes. Returns None alone when there
+    is nothing to draw, or it cannot be drawn.
     """
     if image.saliency is None:
         return None
@@ -104,12 +107,17 @@ def make_secondary_capture(
         *(image.probability, image.band, report.prevalence, report.model, warning),
         *(image.saliency.columns, image.saliency.data.hex()),
     )
+    uid = derived_uid(repr(shown))
+    again = 0
+    while uid in made_already and not made_already[uid].issuperset(destinations):
+        again += 1  # what somebody lacks, or was told to reject, is not sent anew under its UID
+        uid = derived_uid(repr((*shown, again)))
     reference = SaliencyReference(
         sop_class_uid=SECONDARY_CAPTURE,
-        sop_instance_uid=derived_uid(repr(shown)),
+        sop_instance_uid=uid,
         series_instance_uid=derived_uid(f"saliency of {report.series_instance_uid}"),
     )
-    if reference.sop_instance_uid in made_already:
+    if uid in made_already:
         return reference, None
     try:
         picture = draw_instance(services, image, warning)

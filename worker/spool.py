@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TEMP_FILE_AGE_MAX_S = 600  # a sender that stops is cut off after one
+_LOOK_EVERY_S = 0.05
 _UPLOAD = ".upload.dcm"  # the end of a name that outlives a crash, for whoever adopts the file
 
 
@@ -79,15 +80,13 @@ class Spool:
         return removed
 
     @contextlib.contextmanager
-    def sole(self) -> Iterator[bool]:
-        """Be the only process that looks through the stored files; False if another one does."""
+    def sole(self, *, wait_s: float = 0.0) -> Iterator[bool]:
+        """Be the only one who looks through the stored files; False if another does for longer."""
         descriptor = os.open(self.files, os.O_RDONLY)
+        deadline = time.monotonic() + wait_s
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                alone = True
-            except BlockingIOError:
-                alone = False
+            while not (alone := _is_locked(descriptor)) and time.monotonic() < deadline:
+                time.sleep(_LOOK_EVERY_S)
             yield alone
         finally:
             os.close(descriptor)  # and the lock is gone
@@ -110,6 +109,14 @@ class Spool:
         temp_file.rename(target)
         _sync_folder(shelf)
         return str(target.relative_to(self.files.parent))
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync_file(path: Path) -> None:

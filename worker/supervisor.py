@@ -51,6 +51,7 @@ class _Supervised:
         self._started_at = 0.0
         self._wait_s = RESTART_AFTER_MIN_S
         self._restart_at: float | None = None
+        self._is_asked = False
 
     def _launch(self) -> _Process:
         raise NotImplementedError
@@ -59,6 +60,7 @@ class _Supervised:
         self._process = self._launch()
         self._started_at = time.monotonic()
         self._restart_at = None
+        self._is_asked = False
 
     def check(self) -> int | None:
         """Restart the child if its time has come; returns the exit status of one just ended."""
@@ -76,9 +78,10 @@ class _Supervised:
         return status
 
     def terminate(self) -> None:
-        """Ask the child to end; `stop` waits for it."""
+        """Ask the child to end, once: a second signal would end it at once."""
         self._restart_at = None
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and not self._is_asked and self._process.poll() is None:
+            self._is_asked = True
             self._process.terminate()
 
     def stop(self, within_s: float = STOP_WITHIN_S) -> None:
@@ -89,7 +92,7 @@ class _Supervised:
         try:
             self._process.wait(within_s)
         except subprocess.TimeoutExpired:
-            _log.warning("%s did not end within %s s: killed", self.name, within_s)
+            _log.warning("%s did not end in time: killed", self.name)
             self._process.kill()
             self._process.wait()
 
@@ -156,6 +159,15 @@ class _Fork:
         if (status := self._process.exitcode) is None:
             raise subprocess.TimeoutExpired("fork", timeout or 0.0)
         return status
+
+
+def stop_all(children: Sequence[_Supervised], within_s: float = STOP_WITHIN_S) -> None:
+    """Ask all to end at the same time, and kill those that take longer than this together."""
+    deadline = time.monotonic() + within_s
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.stop(max(deadline - time.monotonic(), 0.0))
 
 
 def watch(children: Sequence[_Supervised], stop: threading.Event) -> int:

@@ -11,7 +11,7 @@ from db.engine import Database
 from worker import embedded, home, log
 from worker.errors import WorkerError
 from worker.settings import Settings
-from worker.supervisor import Child, stop_event, watch
+from worker.supervisor import Child, stop_all, stop_event, watch
 
 BROKER_START_WITHIN_S = 10.0
 
@@ -60,11 +60,7 @@ def _children(settings: Settings, dicom_concurrency: int) -> list[Child]:
 def _stop(children: list[Child]) -> None:
     """The listener first, the broker last: what is not finished by then stays due."""
     for names in (["listener", "web"], ["dicom", "inference"], ["broker"]):
-        group = [child for child in children if child.name in names]
-        for child in group:
-            child.terminate()
-        for child in group:
-            child.stop()
+        stop_all([child for child in children if child.name in names])
 
 
 def _wait_for_broker(path: Path) -> None:

@@ -2,11 +2,13 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ import yaml
 
 from db import schema
 from db.engine import Database
+from dicom_io.tls import server_context
 from model.bundle import read_bundle, shipped_bundle_path
 from tests.support.peers import tool
+from tests.support.tls import Authority
 from worker.metrics import Collector
 from worker.settings import PREFIX, SECRETS, Settings
 
@@ -131,6 +135,35 @@ def test_secrets_are_files_that_the_script_makes_once(tmp_path: Path) -> None:
         assert f"{PREFIX}{name.upper()}_FILE: /run/secrets/{name}" in text
 
 
+def _listener_has_tls(environment: dict[str, str], files: dict[str, Path], folder: Path) -> None:
+    """Settings and listener take these variables, the files being what openssl has made."""
+    settings = Settings.from_env(environment)
+    assert settings.listener_tls_port == 2762
+    assert settings.listener_plain
+    authority = Authority(folder)
+    listener = authority.issue("listener")
+    made = {
+        "listener.pem": listener.cert,
+        "listener-key.pem": listener.key,
+        "ca.pem": authority.cert,
+    }
+    named = [settings.listener_tls_cert, settings.listener_tls_key, settings.listener_tls_ca]
+    cert, key, ca = (made[files[str(path)].name] for path in named)
+    server_context(cert, key, ca)
+
+
+def test_compose_gives_the_listener_alone_its_tls_port_and_files(tmp_path: Path) -> None:
+    added = _compose("compose.tls.yaml")
+    assert set(added["services"]) == {"listener"}
+    listener = added["services"]["listener"]
+    assert listener["ports"] == ["${PUBLISH_DICOM_TLS:-2762}:2762"]
+    assert set(listener["secrets"]) == set(added["secrets"])
+    assert not set(added["secrets"]) & set(_compose()["secrets"])
+    files = {f"/run/secrets/{it}": Path(of["file"]) for it, of in added["secrets"].items()}
+    assert {path.parent.name for path in files.values()} == {"secrets"}
+    _listener_has_tls(listener["environment"], files, tmp_path)
+
+
 @pytest.mark.parametrize(
     "name", ["namespace.yaml", "spool.yaml", "inference.yaml", "services.yaml", "network.yaml"]
 )
@@ -150,6 +183,66 @@ def test_kustomize_puts_the_manifests_together(overlay: str) -> None:
         it["kind"] for it in documents
     }
     assert ("nvidia.com/gpu" in rendered.stdout) == (overlay == "gpu")
+
+
+def _fenced(word: str) -> str:
+    """The YAML block of the Kubernetes page that has this word."""
+    page = (DEPLOY / "kubernetes" / "README.md").read_text()
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
+    (block,) = (it for it in blocks if word in it)
+    return textwrap.dedent(block)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the page's overlay renders to, with files of settings and TLS, by kind and name."""
+    folder = tmp_path_factory.mktemp("my-site")
+    near = os.path.relpath(DEPLOY, folder)
+    parts = [_fenced("resources:"), _fenced("secretGenerator:"), _fenced("op: remove")]
+    parts.append(f"components: [{near}/kubernetes/tls]\n")
+    (folder / "kustomization.yaml").write_text("".join(parts).replace("../deploy", near))
+    for name in ("destinations.toml", "hospital-ca.pem"):
+        (folder / name).touch()
+    argv = [tool("kubectl"), "kustomize", folder]
+    rendered = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    documents = list(yaml.safe_load_all(rendered.stdout))
+    for document in documents:
+        _validate(document)
+    return {(it["kind"], it["metadata"]["name"]): it for it in documents}
+
+
+def test_every_container_of_kubernetes_sees_the_files_that_settings_name(
+    site: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    (config,) = (name for kind, name in site if kind == "Secret")
+    assert config.startswith("cxr-worker-config-")  # by its content: a change renews the pods
+    for workload in (site["StatefulSet", "spool"], site["Deployment", "inference"]):
+        volumes = {it["name"]: it for it in workload["spec"]["template"]["spec"]["volumes"]}
+        assert volumes["config"]["secret"] == {"secretName": config, "optional": True}
+        for container in _containers(workload):
+            assert _mounts(container)["/etc/cxr-worker"] == "config", container["name"]
+
+
+def test_kubernetes_gives_the_listener_alone_its_tls_port_and_files(
+    site: dict[tuple[str, str], dict[str, Any]], tmp_path: Path
+) -> None:
+    assert site["Service", "dicom"]["spec"]["ports"] == [
+        {"name": "dicom-tls", "port": 2762, "targetPort": "dicom-tls"}
+    ]
+    (rule,) = site["NetworkPolicy", "spool"]["spec"]["ingress"]
+    assert {it["port"] for it in rule["ports"]} == {"dicom-tls", "web", "metrics"}
+    spool, folder = site["StatefulSet", "spool"], "/run/secrets/listener-tls"
+    (listener,) = (it for it in _containers(spool) if folder in _mounts(it))
+    assert listener["name"] == "listener"
+    assert {"name": "dicom-tls", "containerPort": 2762} in listener["ports"]
+    page = (DEPLOY / "kubernetes" / "README.md").read_text()
+    keys = re.findall(r"--from-file=([a-z.]+)=([a-z-]+\.pem)", page)
+    environment = {it["name"]: it["value"] for it in listener["env"] if "_TLS_" in it["name"]}
+    _listener_has_tls(environment, {f"{folder}/{key}": Path(pem) for key, pem in keys}, tmp_path)
+
+
+def _mounts(container: dict[str, Any]) -> dict[str, str]:
+    return {it["mountPath"]: it["name"] for it in container["volumeMounts"]}
 
 
 def _validate(document: dict[str, Any]) -> None:

@@ -242,6 +242,25 @@ def test_a_peer_that_never_shakes_hands_holds_up_nobody(site: Site, tmp_path: Pa
         wait_for("the refusals", lambda: listener.log.count("handshake took too long") == 10, 20)
 
 
+def test_who_only_looks_whether_the_port_is_served_is_no_stranger(
+    site: Site, tmp_path: Path
+) -> None:
+    settings = _tls(site)
+    with listening(tmp_path, **settings) as listener:
+        env = {f"CXR_{name}": str(value) for name, value in settings.items()}
+        done = command("health", "listener", env=env | {"CXR_HOME_DIR": str(listener.home)})
+        assert f"answers on port {listener.tls_port}" in done.stdout, done.stderr
+        with socket.create_connection(("127.0.0.1", listener.tls_port)):
+            pass  # as a load balancer does
+        with socket.create_connection(("127.0.0.1", listener.tls_port)) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                while stranger.recv(1000):
+                    pass
+        wait_for("the refusal of the last", lambda: "refused: " in listener.log)
+        assert listener.log.count("refused: ") == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -1,5 +1,6 @@
 """Rows for tests, made by the same calls that the listener and the workers make."""
 
+from dataclasses import replace
 from typing import Any
 
 from db import arrivals, outcomes, reports
@@ -67,10 +68,10 @@ def prepare(database: Database, uid: str) -> None:
         outcomes.record_prepared(tx, held, PICTURE, intended_use="inside")
 
 
-def predict(database: Database, uid: str) -> None:
+def predict(database: Database, uid: str, **changes: Any) -> None:
     with database.begin() as tx:
         (held,) = claim(tx, INFER, limit=1, lease_s=60, first=uid)
-        outcomes.record_prediction(tx, held, PREDICTION)
+        outcomes.record_prediction(tx, held, replace(PREDICTION, **changes))
 
 
 def claim_report(database: Database, study: str = STUDY) -> tuple[Claim, int]:

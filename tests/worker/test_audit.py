@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dicom_io.destination import Tls
 from tests.support.audit import event, parsed, study, trail, users
-from tests.support.system import wait_for
+from tests.support.system import command, wait_for
 from tests.support.tls import Authority
 from worker import audit as audit_module
 from worker import audit_message as messages
@@ -54,16 +54,30 @@ class Kept:
         self.is_open = threading.Event()
         self.is_open.set()
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, record: Record) -> None:
         self.is_open.wait()
-        self.records += records
+        self.records.append(record)
 
     def close(self) -> None: ...
 
 
 class Failing(Kept):
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, record: Record) -> None:
         raise OSError(28, "No space left on device")
+
+
+class FailingOnce(Kept):
+    """One that fails at the second of two transfers that end together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = False
+
+    def write(self, record: Record) -> None:
+        if len(self.records) == 3 and not self.failed:
+            self.failed = True
+            raise OSError(28, "No space left on device")
+        super().write(record)
 
 
 def _xml(message: Message) -> bytes:
@@ -165,6 +179,33 @@ def test_a_sink_that_fails_is_said_once_and_costs_only_what_it_did_not_take(
     assert caplog.text.count("No space left on device") == 1
 
 
+def test_what_was_written_before_a_sink_failed_is_not_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_module, "_RETRY_AFTER_S", 0.05)
+    audit = Audit(kept := FailingOnce(), ae_title="US")
+    for study_instance_uid in ("1.2.3", "1.2.4"):
+        audit.transferred(replace(TRANSFER, study_instance_uid=study_instance_uid), "1.2")
+    wait_for("both beginnings", lambda: len(kept.records) == 2, 10)
+    monkeypatch.setattr(audit_module, "ENDED_AFTER_S", 0.0)  # now both end at once
+    wait_for("both ends", lambda: len(kept.records) == 4, 10)
+    audit.close()
+    said = [(event(it), study(it)) for it in (parsed(it.xml) for it in kept.records)]
+    assert kept.failed
+    assert len(said) == len(set(said)) == 4
+
+
+def test_no_thread_is_left_when_an_application_has_said_that_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "CLOSE_WITHIN_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"tls://127.0.0.1:{silent.getsockname()[1]}"
+        before = threading.enumerate()
+        with audit_module.application(Settings(home_dir=tmp_path, audit=url), "listener"):
+            assert threading.enumerate() == before
+
+
 def test_off_means_off(tmp_path: Path) -> None:
     audit = Audit.of(Settings(home_dir=tmp_path, audit="off"))
     audit.report(ALL["Query"])
@@ -176,8 +217,7 @@ def test_the_file_is_rotated_bounded_and_its_owners_alone(tmp_path: Path) -> Non
     path, record = tmp_path / "audit" / "audit.xml", Record(xml=b"x" * 999, at=AT)
     sinks = [FileSink(path, 16_000) for _ in range(4)]  # as of four processes
     writers = [
-        threading.Thread(target=lambda it=it: [it.write([record]) for _ in range(25)])
-        for it in sinks
+        threading.Thread(target=lambda it=it: [it.write(record) for _ in range(25)]) for it in sinks
     ]
     for writer in writers:
         writer.start()
@@ -198,6 +238,20 @@ def _checked(received: bytes) -> None:
     parsed(xml)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_does_in_the_home_of_another_account_leaves_that_accounts_files(
+    tmp_path: Path,
+) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    completed = command("db", "upgrade", env={"CXR_HOME_DIR": str(tmp_path)})
+    assert completed.returncode == 0, completed.stderr
+    completed = command("results", env={"CXR_HOME_DIR": str(tmp_path)})
+    assert completed.returncode == 0, completed.stderr
+    made = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*")}
+    assert {"audit/audit.xml", "audit/audit.lock", "cxr.db"} <= set(made)
+    assert {path.stat().st_uid for path in made.values()} == {65534}
+
+
 @pytest.mark.parametrize("scheme", ["udp", "unix"])
 def test_syslog_by_datagram(tmp_path: Path, scheme: str) -> None:
     path = tmp_path / "log"
@@ -206,7 +260,7 @@ def test_syslog_by_datagram(tmp_path: Path, scheme: str) -> None:
         server.bind(str(path) if scheme == "unix" else ("127.0.0.1", 0))
         address = str(path) if scheme == "unix" else f"127.0.0.1:{server.getsockname()[1]}"
         sink = SyslogSink(f"{scheme}://{address}", Tls())
-        sink.write([Record(xml=_xml(ALL["Query"]), at=AT)])
+        sink.write(Record(xml=_xml(ALL["Query"]), at=AT))
         server.settimeout(10)
         _checked(server.recv(65536))
         sink.close()
@@ -235,12 +289,12 @@ def test_syslog_by_tls_shows_and_checks_certificates_and_comes_back(tmp_path: Pa
                   key_file=client_identity.key)  # fmt: skip
         sink = SyslogSink(url, tls)
         record = Record(xml=_xml(ALL["Export"]), at=AT)
-        sink.write([record])
+        sink.write(record)
         wait_for("the first", lambda: received, 10)
 
         def second() -> bool:  # what is written into a dead connection is lost without a word
             try:
-                sink.write([record])
+                sink.write(record)
             except OSError:
                 return False
             return len(received) == 2
@@ -250,7 +304,7 @@ def test_syslog_by_tls_shows_and_checks_certificates_and_comes_back(tmp_path: Pa
         thread.join(10)
         strangers = SyslogSink(url, Tls())  # who do not know the server's CA
         with pytest.raises(OSError):
-            strangers.write([record])
+            strangers.write(record)
     for each in received:
         _checked(each)
 

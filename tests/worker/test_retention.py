@@ -1,5 +1,7 @@
 """Retention: what is delivered loses its pixel data, what is not keeps it; whoever is killed."""
 
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,11 +11,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from db import restarts, schema
+from db import erasure, restarts, schema
 from db.engine import Database, Transaction
 from db.tables import DeliveryState, conflicts, instances, outbox, studies
 from tests.support import dicom, rows
-from worker import retention
+from worker import erase, receive, retention
 from worker.receive import SUCCESS, Origin, Receiver
 from worker.spool import Spool
 
@@ -60,6 +62,15 @@ class Site:
 
     def let_pass(self, days: float) -> None:
         self.ahead += timedelta(days=days)
+
+    def forget(self, ds: Dataset) -> None:
+        """Erase a study's rows, as `cxr-worker forget` does before it removes the files."""
+        with self.database.begin() as tx:
+            erasure.erase(tx, ds.StudyInstanceUID, erased_by="test")
+
+    def conflicts(self) -> int:
+        with self.database.read() as tx:
+            return len(tx.conn.execute(sa.select(conflicts)).all())
 
     def purge(self) -> int:
         return retention.purge(self.database, self.spool, DAYS)
@@ -199,5 +210,85 @@ def test_an_image_that_comes_again_without_its_first_pixels_is_taken_as_new(site
     row = site.row(ds)
     assert (row.image_count, row.pending_count, row.purged_at) == (1, 1, None)
     assert site.holds_pixels(ds)
-    with site.database.read() as tx:
-        assert tx.conn.execute(sa.select(conflicts)).all() == []
+    assert site.conflicts() == 0
+
+
+def test_a_file_that_is_erased_while_its_pixels_are_taken_does_not_come_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = dicom.chest()
+    site.store(ds)
+    site.report(ds)
+    site.let_pass(DAYS + 1)
+    has_looked, may_go_on = threading.Event(), threading.Event()
+    is_file = Path.is_file
+
+    def look_and_wait(path: Path) -> bool:
+        found = is_file(path)
+        if threading.current_thread() is purging:
+            has_looked.set()
+            assert may_go_on.wait(30)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", look_and_wait)
+    purging = threading.Thread(target=site.purge)
+    purging.start()
+    assert has_looked.wait(30)  # the file is there, and is about to be replaced
+    site.forget(ds)
+    assert not erase.remove_files(site.database, site.spool)
+    may_go_on.set()
+    purging.join(30)
+    assert erase.remove_files(site.database, site.spool, wait_s=10)
+    assert list(site.spool.names()) == []
+
+
+def _meanwhile(
+    monkeypatch: pytest.MonkeyPatch, name: str, what: Callable[[], object], *, before: bool
+) -> None:
+    """Let something happen once, before or after the receiver's next call of this."""
+    target = {"compare": receive.same, "stored_file": receive.arrivals}[name]
+    real, calls = getattr(target, name), []
+
+    def call(*arguments: object, **options: object) -> object:
+        calls.append(name)
+        if before and len(calls) == 1:
+            what()
+        found = real(*arguments, **options)
+        if not before and len(calls) == 1:
+            what()
+        return found
+
+    monkeypatch.setattr(target, name, call)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_image_whose_pixels_go_while_it_comes_again_is_taken_as_new(
+    site: Site, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    ds = dicom.chest()
+    site.store(ds)
+    site.report(ds)
+    site.let_pass(DAYS + 1)
+    _meanwhile(monkeypatch, "compare", site.purge, before=before)
+    ds.PatientName = "Corrected^Name"
+    site.store(ds)
+    assert site.conflicts() == 0
+    assert (site.row(ds).pending_count, site.row(ds).purged_at) == (1, None)
+    assert site.holds_pixels(ds)
+
+
+@pytest.mark.parametrize(
+    ("call", "before"), [("stored_file", True), ("compare", True), ("compare", False)]
+)
+def test_an_image_that_comes_again_while_its_study_is_erased_is_new(
+    site: Site, monkeypatch: pytest.MonkeyPatch, call: str, before: bool
+) -> None:
+    ds = dicom.chest()
+    site.store(ds)
+    _meanwhile(monkeypatch, call, lambda: site.forget(ds), before=before)
+    ds.PatientName = "Corrected^Name"
+    site.store(ds)
+    erase.remove_files(site.database, site.spool)
+    assert site.row(ds).image_count == 1
+    assert site.holds_pixels(ds)
+    assert len(list(site.spool.names())) == 1

@@ -2,11 +2,12 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import sqlalchemy as sa
 
 from db import comparisons, queries, schema, search, statistics
 from db.engine import Database
@@ -73,6 +74,15 @@ def open_database() -> tuple[Settings, Database]:
     return settings, database
 
 
+def _written(rows: Iterable[output.Row], fmt: str, view: sa.TableClause) -> bool:
+    """Write rows of a view for the next program; False if a person is to read them."""
+    if fmt == "json":
+        output.write_json(rows)
+    elif fmt == "csv":
+        output.write_csv(rows, [column.name for column in view.columns])
+    return fmt != "table"
+
+
 @click.command()
 @click.option("--since", metavar="WHEN", default="30d", show_default=True)
 @_format
@@ -83,11 +93,7 @@ def compare(since: str, fmt: str) -> None:
     assert begin is not None
     with database.read() as tx:
         rows = comparisons.newest_comparisons(tx, begin, limit=COMPARED_MAX)
-    if fmt == "json":
-        output.write_json(rows)
-    elif fmt == "csv":
-        output.write_csv(rows, [column.name for column in queries.model_comparisons.columns])
-    else:
+    if not _written(rows, fmt, queries.model_comparisons):
         _show_agreement(rows)
 
 
@@ -158,11 +164,7 @@ def results(fmt: str, watch: bool, sort: str, limit: int | None, **options: Any)
         return
     with database.read() as tx:
         rows = search.stream(tx, wanted, Sort(sort))
-        if fmt == "json":
-            output.write_json(rows)
-        elif fmt == "csv":
-            output.write_csv(rows, [column.name for column in queries.study_results.columns])
-        else:
+        if not _written(rows, fmt, queries.study_results):
             found = list(rows)
             output.print_table(found, _STUDY_COLUMNS, settings.timezone)
             if len(found) == limit:
@@ -264,11 +266,7 @@ def failures(since: str, limit: int, fmt: str) -> None:
     _report_query(settings, "failures", {"since": since})
     with database.read() as tx:
         rows = statistics.find_failures(tx, moment, limit=limit)
-    if fmt == "json":
-        output.write_json(rows)
-    elif fmt == "csv":
-        output.write_csv(rows, [column.name for column in queries.failures.columns])
-    else:
+    if not _written(rows, fmt, queries.failures):
         output.print_table(rows, _FAILURE_COLUMNS, settings.timezone)
 
 

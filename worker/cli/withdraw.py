@@ -10,6 +10,8 @@ from worker.cli.query import open_database
 from worker.errors import WorkerError
 from worker.spool import Spool
 
+SWEEP_WITHIN_S = 10.0
+
 
 @click.command()
 @click.argument("study")
@@ -87,8 +89,4 @@ def _say(study: str, found: Erasable) -> None:
 
 def _sweep(database: Database, spool: Spool) -> bool:
     """Remove erased files, where the spool is on this machine."""
-    if not spool.files.is_dir():
-        return False
-    while erase.remove_files(database, spool):
-        pass
-    return True
+    return spool.files.is_dir() and erase.remove_files(database, spool, wait_s=SWEEP_WITHIN_S)

@@ -1,0 +1,158 @@
+"""Pictures that a report refers to: whoever gets the report has them, or gets them with it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from db import restarts
+from db.engine import Database
+from db.outcomes import StoredSaliency
+from dicom_io.rejection import KEY_OBJECT_SELECTION, Reason
+from model.bundle import read_bundle, shipped_bundle_path
+from tests.support import dicom, rows
+from tests.support.system import Pacs
+from worker import deliver, report
+from worker.destinations import parse
+from worker.receive import SUCCESS, Origin, Receiver
+from worker.retract import retract
+from worker.services import Services, make_interpreter
+from worker.settings import Settings
+from worker.spool import Spool
+
+MAP = StoredSaliency(columns=7, data=bytes(range(0, 245, 5)))
+
+
+class Site:
+    """One study on its way to the PACS."""
+
+    def __init__(self, folder: Path, database: Database, *destinations: Pacs) -> None:
+        self.database = database
+        self._bundle = read_bundle(shipped_bundle_path())
+        self._spool = Spool(folder / "spool")
+        self._spool.create()
+        self._folder = folder
+        self.configure(*destinations)
+        self.first = dicom.chest()
+        self.study = str(self.first.StudyInstanceUID)
+
+    def configure(self, *destinations: Pacs) -> None:
+        recipients = [parse(it.destination) for it in destinations]
+        settings = Settings.model_validate({"destinations": recipients})
+        self._services = Services(
+            settings=settings,
+            database=self.database,
+            spool=self._spool,
+            bundle=self._bundle,
+            interpreter=make_interpreter(settings, self._bundle),
+            notify=lambda stage, key: None,
+        )
+
+    def store(self, ds: Dataset) -> None:
+        receiver = Receiver(
+            spool=self._spool,
+            database=self.database,
+            notify=lambda stage, key: None,
+            settle_s=0,
+            max_study_age_days=100_000,
+            spool_reserve_mb=0,
+        )
+        origin = Origin(
+            sop_class_uid=ds.SOPClassUID,
+            sop_instance_uid=ds.SOPInstanceUID,
+            calling_ae_title="TEST",
+        )
+        path = shutil.move(dicom.write(ds, self._folder), self._spool.temp)
+        assert receiver.receive(Path(path), origin) == SUCCESS
+        self.analyse(ds)
+
+    def analyse(self, ds: Dataset) -> None:
+        """To its report, and to where that goes."""
+        rows.prepare(self.database, ds.SOPInstanceUID)
+        rows.predict(self.database, ds.SOPInstanceUID, saliency=MAP)
+        assert report.report(self._services, self.study) == 1
+        self.deliver()
+
+    def deliver(self) -> None:
+        for recipient in self._services.settings.recipients:
+            deliver.deliver(self._services, recipient.name)
+
+    def retract(self) -> None:
+        retract(self._services.settings, self.database, self.study, Reason.QUALITY)
+        self.deliver()
+
+    def release(self) -> None:
+        with self.database.begin() as tx:
+            restarts.reprocess(tx, self.study, max_age_days=7, deliver_anyway=True)
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    made = Pacs()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def other_pacs() -> Iterator[Pacs]:
+    made = Pacs()
+    yield made
+    made.close()
+
+
+def _named(document: Dataset) -> set[str]:
+    """What a report or a note has as its evidence."""
+    return {
+        str(item.ReferencedSOPInstanceUID)
+        for study in document.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+
+
+def _shown(pacs: Pacs, study: str, images: set[str]) -> set[str]:
+    """The pictures that the newest report refers to: the PACS has them."""
+    pictures = _named(pacs.reports(study)[-1]) - images
+    assert pictures <= {str(ds.SOPInstanceUID) for ds in pacs.pictures(study)}
+    return pictures
+
+
+def test_a_report_after_a_retraction_refers_to_nothing_that_was_withdrawn(
+    database: Database, tmp_path: Path, pacs: Pacs
+) -> None:
+    site = Site(tmp_path, database, pacs)
+    images = {str(site.first.SOPInstanceUID)}
+    site.store(site.first)
+    (withdrawn,) = _shown(pacs, site.study, images)
+    for count in (2, 3):
+        site.retract()
+        (*_, note) = (ds for ds in pacs.received if ds.SOPClassUID == KEY_OBJECT_SELECTION)
+        assert withdrawn in _named(note)
+        site.release()
+        site.analyse(site.first)
+        assert len(pacs.pictures(site.study)) == count
+        (picture,) = _shown(pacs, site.study, images)
+        assert picture != withdrawn
+        withdrawn = picture
+
+
+def test_a_report_refers_to_no_picture_that_its_destination_was_never_sent(
+    database: Database, tmp_path: Path, pacs: Pacs, other_pacs: Pacs
+) -> None:
+    site = Site(tmp_path, database)
+    late = [dicom.chest(site.study, pixels=dicom.chest_pixels(seed=it)) for it in range(3)]
+    site.store(site.first)  # to nobody
+    site.configure(pacs)
+    images = {str(it.SOPInstanceUID) for it in (site.first, *late)}
+    site.store(late[0])
+    assert len(_shown(pacs, site.study, images)) == 2
+    site.configure(pacs, other_pacs)
+    site.store(late[1])
+    assert len(_shown(pacs, site.study, images)) == 3
+    assert _shown(other_pacs, site.study, images) == _shown(pacs, site.study, images)
+    before = len(pacs.pictures(site.study))
+    site.store(late[2])
+    assert len(_shown(pacs, site.study, images)) == 4
+    assert len(pacs.pictures(site.study)) == before + 1  # what both have is not made again
