@@ -13,9 +13,9 @@ from model.errors import BundleError, ModelError
 from model.ood import OOD_FILE, OodScorer
 from model.saliency import grad_cam, last_spatial_outputs, scaled
 
-# One traced graph each; other sizes are filled up. A CPU's cores are busy from 4 on: a batch of 32
-# takes as long an image as one of 8, and 300 MB more. A GPU's are not.
-CPU_BATCH_SIZES = (1, 2, 4, 8)
+# A CPU's cores are busy from 4 on: an image of 32 takes as long as one of 8, and 300 MB more.
+# A GPU's are not, but it looks for the best kernels anew for each size: others are filled up.
+CPU_BATCH_SIZES = tuple(range(1, 9))
 GPU_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 
@@ -68,11 +68,16 @@ class Predictor:
         network = _load(bundle)
         spatial = last_spatial_outputs(network) if saliency else []
         self._model = _with_outputs(network, bundle, self._scorer.mean.size, spatial)
-        self._graph = self._tf.function(self._outputs if spatial else self._plain_outputs)
+        # One graph for every batch size: one for each takes as much time and memory again and is
+        # no faster.
+        pixels = self._tf.TensorSpec([None, *bundle.input_shape[:2]], "uint8")
+        self._graph = self._tf.function(
+            self._outputs if spatial else self._plain_outputs, input_signature=[pixels]
+        )
 
-    def warm_up(self, sizes: tuple[int, ...] | None = None) -> None:
-        """Trace the graph for these batch sizes, or for all, so that no later call waits for it."""
-        for size in sizes or self._batch_sizes:
+    def warm_up(self) -> None:
+        """Trace the graph and run it at every batch size, so that no later call waits for it."""
+        for size in self._batch_sizes:
             self.logits(np.zeros((size, *self.bundle.input_shape[:2]), np.uint8))
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -61,7 +61,7 @@ def run_inference(settings: Settings) -> int:
     predictor = Predictor(
         services().bundle, preprocess_version=preprocess.VERSION, saliency=settings.saliency
     )
-    predictor.warm_up((1,))  # larger batches are traced when the first of each comes: 2 s each
+    predictor.warm_up()
     app = make_app(settings.broker)
     register_inference_tasks(app, services, predictor, _open_challenger(settings))
     return _run_celery(app, "inference", pool="solo", concurrency=1, queue=INFERENCE_QUEUE)
@@ -79,7 +79,7 @@ def _open_challenger(settings: Settings) -> "Challenger | None":
     try:
         bundle = open_challenger_bundle(settings, settings.challenger_bundle)
         predictor = Predictor(bundle, preprocess_version=preprocess.VERSION, saliency=False)
-        predictor.warm_up((1,))
+        predictor.warm_up()
         interpreter = make_challenger_interpreter(settings, bundle)
     except Exception as error:  # images are analysed all the same
         said = str(error) if isinstance(error, ModelError) else log.where(error)

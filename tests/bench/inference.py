@@ -44,7 +44,7 @@ def run(plan: Plan) -> list[Row]:
         raise Unavailable(f"no shipped bundle: {error}") from None
     plan.note("inference · loading TensorFlow and the bundle")
     predictor = Predictor(bundle, preprocess_version=preprocess.VERSION)
-    predictor.warm_up(BATCHES)
+    predictor.warm_up()
     import keras
 
     network = keras.saving.load_model(bundle.weights_path, compile=False)
@@ -60,7 +60,7 @@ def run(plan: Plan) -> list[Row]:
     runs[PEER] = partial(_peer, network, images)
     with InferenceWorker(plan.folder / "inference", images) as worker:
         runs["worker"] = worker
-        worker()  # it traces its batch sizes when the first of each comes
+        worker()  # its first wake-up opens the database
         for size in BATCHES[1:]:
             raw(images[:size])
         series = interleave("inference", runs, plan)
