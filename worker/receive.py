@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,7 @@ class Receiver:
 
     def receive(self, temp_file: Path, origin: Origin) -> int:
         """Store one object; returns the C-STORE status. Success means: durable, with a row."""
+        began_s = time.monotonic()
         if not self._spool.has_room(self._spool_reserve_mb):
             temp_file.unlink(missing_ok=True)
             _log.error("disk below the reserve: store refused", extra=_uid(origin))
@@ -83,7 +85,7 @@ class Receiver:
             return DATA_SET_DOES_NOT_MATCH_SOP_CLASS
         name = self._spool.store(temp_file, origin.sop_instance_uid, is_upload=origin.is_upload)
         try:
-            self._record(name, header, origin.calling_ae_title)
+            self._record(name, header, origin.calling_ae_title, began_s=began_s)
         except _DATABASE_DOWN as error:
             self._orphans.set()  # the file stays, for when the database is back
             _log.error("database down: %s", type(error).__name__, extra=_uid(origin))
@@ -133,7 +135,7 @@ class Receiver:
 
     def _adopt_one(self, name: str) -> bool:
         try:
-            self._record(name, read_header(self._spool.path(name)), "", adopted=True)
+            self._record(name, read_header(self._spool.path(name)), "", began_s=None)
         except UnreadableDicom:
             _log.error("spool file %s cannot be read: left where it is", name)
             return False
@@ -146,15 +148,20 @@ class Receiver:
         return True
 
     def _record(
-        self, name: str, header: Header, calling_ae_title: str, *, adopted: bool = False
+        self, name: str, header: Header, calling_ae_title: str, *, began_s: float | None
     ) -> None:
+        """began_s: when its data set was whole, by the monotonic clock; None: a file adopted."""
         arrival = self._arrival(name, header, calling_ae_title)
         with self._database.begin() as tx:
             outcome = arrivals.record_arrival(
-                tx, arrival, settle_s=self._settle_s, max_age_days=self._max_study_age_days
+                tx,
+                arrival,
+                settle_s=self._settle_s,
+                max_age_days=self._max_study_age_days,
+                store_s=None if began_s is None else time.monotonic() - began_s,
             )
         if outcome is ArrivalOutcome.KNOWN:
-            self._record_again(arrival, adopted=adopted)
+            self._record_again(arrival, adopted=began_s is None)
         elif arrival.state == InstanceState.RECEIVED:
             self._notify("prepare", arrival.sop_instance_uid)
         _log.info(outcome.value, extra={"sop_instance_uid": arrival.sop_instance_uid})
