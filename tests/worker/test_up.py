@@ -302,7 +302,7 @@ def test_the_commands_answer_from_the_same_database(system: System, tmp_path: Pa
 
 @pytest.mark.parametrize("role", ["listener", "dicom", "inference", "web"])
 def test_each_role_tells_a_probe_that_it_works(system: System, role: str) -> None:
-    wait_for(role, lambda: system.command("health", role).returncode == 0)  # it may still load
+    wait_for(role, lambda: system.command("ready", role).returncode == 0)  # it may still load
     assert "answers" in system.command("health", role).stdout
 
 
