@@ -91,6 +91,7 @@ def _model(settings: Settings) -> str:
 
     try:
         bundle = open_bundle(settings)
+        bundle.check_weights()
         make_interpreter(settings, bundle)
     except ModelError as error:
         raise _Failed(str(error)) from error
@@ -104,6 +105,7 @@ def _challenger(settings: Settings, folder: Path) -> str:
 
     try:
         bundle = open_challenger_bundle(settings, folder)
+        bundle.check_weights()
         make_challenger_interpreter(settings, bundle)
     except ModelError as error:
         raise _Failed(str(error)) from error
