@@ -131,6 +131,11 @@ class Settings(BaseModel):
         description="Whether a peer must show a certificate (required), may (optional), or is not "
         "asked for one (none).",
     )
+    listener_tls_crl: Path | None = Field(
+        None,
+        description="PEM file of the certificate revocation lists of these CAs: who is in one, or "
+        "has no current list, may not connect. Empty: none is asked.",
+    )
     allowed_calling_ae_titles: Annotated[tuple[AeTitle, ...], CommaSeparated] = Field(
         (), description="Who may associate, by AE title, comma-separated. Empty: anyone."
     )
@@ -424,7 +429,12 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
-        files = (self.listener_tls_cert, self.listener_tls_key, self.listener_tls_ca)
+        files = (
+            self.listener_tls_cert,
+            self.listener_tls_key,
+            self.listener_tls_ca,
+            self.listener_tls_crl,
+        )
         if self.listener_tls_port is None:
             if not self.listener_plain:
                 raise ValueError("CXR_LISTENER_PLAIN is off: CXR_LISTENER_TLS_PORT is needed")
@@ -441,6 +451,8 @@ class Settings(BaseModel):
                 "CXR_LISTENER_TLS_CA is needed, and used, only with "
                 "CXR_LISTENER_TLS_CLIENT_CERTIFICATE=required or optional"
             )
+        if self.listener_tls_crl is not None and not wants_ca:
+            raise ValueError("CXR_LISTENER_TLS_CRL is used only where certificates are asked for")
         return self
 
     @model_validator(mode="after")
