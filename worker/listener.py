@@ -178,16 +178,20 @@ def _renew_tls(ports: list[Port], servers: list[AssociationServer]) -> None:
 
 def _purge(settings: Settings, database: Database, spool: Spool) -> None:
     """Let retention have its turn, in one process at a time."""
-    if settings.retention_days is None:
+    days, percent = settings.retention_days, settings.retention_disk_percent
+    if days is None and percent is None:
         return
     with spool.sole() as alone:
         if not alone:
             return
+        purged = 0
         try:
-            purged = retention.purge(database, spool, settings.retention_days)
+            if days is not None:
+                purged += retention.purge(database, spool, days)
+            if percent is not None:
+                purged += retention.make_room(database, spool, percent)
         except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-            _log.warning("nothing purged: %s", type(error).__name__)
-            return
+            _log.warning("nothing more purged: %s", type(error).__name__)
     if purged:
         _log.info("removed the pixel data of %s studies", purged)
 

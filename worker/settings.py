@@ -216,6 +216,13 @@ class Settings(BaseModel):
         description="Days after which pixel data of reported and delivered studies leaves the "
         "spool. Empty: never.",
     )
+    retention_disk_percent: int | None = Field(
+        None,
+        ge=1,
+        le=99,
+        description="How full the spool's disk may be, in percent, before pixel data of reported "
+        "and delivered studies leaves it, the oldest first, whatever their age. Empty: any.",
+    )
     web: bool = Field(True, description="Whether `up` serves the web page, its API and metrics.")
     web_bind: str = Field("127.0.0.1", description="Address that page, API and metrics bind to.")
     web_port: int = Field(8080, ge=0, le=65535, description="Page and API; 0: any free one.")

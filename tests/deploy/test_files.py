@@ -19,6 +19,7 @@ from db import schema
 from db.engine import Database
 from model.bundle import read_bundle, shipped_bundle_path
 from tests.support.peers import tool
+from worker.home import spool_folder
 from worker.metrics import Collector
 from worker.settings import PREFIX, SECRETS, Settings
 
@@ -191,6 +192,7 @@ def test_alerts_speak_of_metrics_that_there_are(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'cxr.db'}")
     schema.upgrade(database)
     settings = Settings.model_validate({"home_dir": tmp_path})
+    spool_folder(tmp_path).mkdir()
     families = Collector(settings, database, read_bundle(shipped_bundle_path())).collect()
     there = {family.name for family in families}
     database.dispose()
