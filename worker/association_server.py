@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
-from socket import socket
+from socket import MSG_PEEK, socket
 from socketserver import BaseServer
 from typing import Any, cast
 
@@ -21,10 +21,11 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicom_io.tls import why_refused
 from worker import fast_pdu, log
-from worker.connections import Connection, Connections
+from worker.connections import PROBE, Connection, Connections
 
 NETWORK_TIMEOUT_S = 60  # without a byte, reading or writing
 HANDSHAKE_TIMEOUT_S = 10  # from the first byte of TLS to the last
+PROBE_TIMEOUT_S = 1.0  # for the first words of who calls from this machine
 DRAIN_S = 10
 
 _log = log.get("scp")
@@ -64,7 +65,8 @@ class AssociationHandler(RequestHandler):
     def handle(self) -> None:
         policy, address = self.server.policy, str(self.client_address[0])
         if not policy.allows(address):
-            policy.on_refusal(Refusal(peer_address=address, reason="address not allowed"))
+            if not self._is_probe(PROBE_TIMEOUT_S):
+                policy.on_refusal(Refusal(peer_address=address, reason="address not allowed"))
             return
         with policy.connections.entered(cast(socket, self.request), address) as connection:
             if connection is None:
@@ -75,11 +77,24 @@ class AssociationHandler(RequestHandler):
     def finish(self) -> None:
         self.server.shutdown_request(self.request)
 
+    def _is_probe(self, timeout_s: float) -> bool:
+        """Whether this machine asks itself if we live (`worker.probe`): nobody to be told of."""
+        raw = cast(socket, self.request)
+        try:
+            if raw.getpeername()[0] != raw.getsockname()[0]:
+                return False
+            raw.settimeout(timeout_s)
+            return raw.recv(len(PROBE), MSG_PEEK) == PROBE
+        except OSError:  # silent, or gone
+            return False
+
     def _is_secured(self, connection: Connection, address: str) -> bool:
         """Shake hands, on a port that speaks TLS."""
         context = self.server.tls
         if context is None:
             return True
+        if self._is_probe(PROBE_TIMEOUT_S):
+            return False
         raw = cast(socket, self.request)
         raw.settimeout(HANDSHAKE_TIMEOUT_S)  # of the whole handshake
         secured = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)

@@ -18,12 +18,12 @@ from db.engine import Database
 from db.errors import SchemaMismatch
 from worker import home
 from worker.celery_app import make_app
+from worker.connections import PROBE
 from worker.errors import WorkerError
 from worker.settings import Settings
 
 TIMEOUT_S = 10.0  # a worker answers between two tasks
 _BROKER_DOWN = (RedisError, OperationalError, OSError)
-_A_ABORT = bytes([7, 0, 0, 0, 0, 4, 0, 0, 0, 0])  # PS3.8 9.3.8
 
 
 class Unhealthy(WorkerError):
@@ -38,7 +38,7 @@ def listener(settings: Settings) -> str:
         raise Unhealthy(f"no listener has started in {settings.home}")
     try:
         with socket.create_connection((host, port), TIMEOUT_S) as client:
-            client.sendall(_A_ABORT)
+            client.sendall(PROBE)
             while client.recv(1024):
                 pass
     except ConnectionResetError:
