@@ -65,7 +65,7 @@ class AssociationHandler(RequestHandler):
     def handle(self) -> None:
         policy, address = self.server.policy, str(self.client_address[0])
         if not policy.allows(address):
-            if not self._is_probe(PROBE_TIMEOUT_S):
+            if not self._is_probe():
                 policy.on_refusal(Refusal(peer_address=address, reason="address not allowed"))
             return
         with policy.connections.entered(cast(socket, self.request), address) as connection:
@@ -77,29 +77,34 @@ class AssociationHandler(RequestHandler):
     def finish(self) -> None:
         self.server.shutdown_request(self.request)
 
-    def _is_probe(self, timeout_s: float) -> bool:
+    def _is_probe(self) -> bool:
         """Whether this machine asks itself if we live (`worker.probe`): nobody to be told of."""
         raw = cast(socket, self.request)
+        raw.settimeout(PROBE_TIMEOUT_S)
         try:
-            if raw.getpeername()[0] != raw.getsockname()[0]:
-                return False
-            raw.settimeout(timeout_s)
-            return raw.recv(len(PROBE), MSG_PEEK) == PROBE
+            return self._is_from_here() and raw.recv(len(PROBE), MSG_PEEK) == PROBE
         except OSError:  # silent, or gone
             return False
+
+    def _is_from_here(self) -> bool:
+        raw = cast(socket, self.request)
+        return bool(raw.getpeername()[0] == raw.getsockname()[0])
 
     def _is_secured(self, connection: Connection, address: str) -> bool:
         """Shake hands, on a port that speaks TLS."""
         context = self.server.tls
         if context is None:
             return True
-        if self._is_probe(PROBE_TIMEOUT_S):
-            return False
         raw = cast(socket, self.request)
-        raw.settimeout(HANDSHAKE_TIMEOUT_S)  # of the whole handshake
-        secured = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
-        self.request = connection.socket = secured
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
+        raw.settimeout(HANDSHAKE_TIMEOUT_S)
         try:
+            words = raw.recv(len(PROBE), MSG_PEEK)
+            if not words or (words == PROBE and self._is_from_here()):
+                return False  # somebody looked whether the port is open, or a probe
+            raw.settimeout(max(deadline - time.monotonic(), 0.01))  # of the whole handshake
+            secured = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+            self.request = connection.socket = secured
             secured.do_handshake()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             reason = why_refused(error)

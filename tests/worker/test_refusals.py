@@ -103,6 +103,8 @@ def test_a_probe_is_let_be_and_whoever_else_calls_from_here_is_refused(
         env["CXR_HOME_DIR"] = str(running.home)
         assert command("health", "listener", env=env).returncode == 0
         port = running.port if by == "address" else running.tls_port
+        if by == "certificate":
+            socket.create_connection(("127.0.0.1", port), 10).close()  # as a load balancer does
         with socket.create_connection(("127.0.0.1", port), 10) as peer:
             peer.settimeout(10)
             assert _until_closed(peer)[:1] in (b"", b"\x15")  # nothing, or a TLS alert
