@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE
 
+from db import latencies
 from dicom_io import scu
 from dicom_io.sr import as_text
 from tests.support import dicom
@@ -43,6 +44,21 @@ def test_a_chest_comes_back_as_a_report_with_its_probability(
     assert report.PatientName == ds.PatientName
     assert f"{row['probability']:.1%}".replace("%", " %") in _text(report)
     assert ds.SOPInstanceUID in _text(report)
+
+
+def test_every_stage_of_its_way_is_timed(system: System, tmp_path: Path) -> None:
+    ds = dicom.chest()
+    with system.database.read() as tx:
+        since = tx.now
+    _send(system, tmp_path, ds)
+    system.wait_until_delivered(ds.StudyInstanceUID)
+    with system.database.read() as tx:
+        bounds_s = [3600.0]
+        stages = latencies.count_stages(tx, bounds_s, since=since, until=tx.now)
+        turnaround = latencies.count_turnaround(tx, bounds_s, since=since, until=tx.now)
+    assert {name for name, counted in stages.items() if counted.within[0]} == set(latencies.STAGES)
+    assert turnaround.within[0] >= 1
+    assert turnaround.sum_s > 0
 
 
 def test_an_adult_is_analysed_but_no_probability_is_delivered(
