@@ -16,7 +16,7 @@ from db.tables import InstanceState, feedback, instances, reports
 STUDY_STEPS = ("arrival_s", "analysis_s", "report_s", "delivery_s", "total_s")
 INSTANCE_STEPS = ("prepare_s", "infer_s", "total_s")
 _NOT_ANALYSED = (InstanceState.REJECTED, InstanceState.FAILED)
-TIMED_MAX = 10_000  # of the newest: a site that has more in a day is told of its last hours
+TIMED_MAX = 10_000  # the newest: a site that has more in a day is told of its last hours
 SECONDS_MAX = 7 * 86400.0  # a study that got an image a week later says nothing of our speed
 
 
@@ -29,29 +29,33 @@ class Durations:
     p95_s: float | None
 
 
-def study_durations(tx: Transaction, since: datetime) -> dict[str, Durations]:
-    """How long each step of a study took, of the studies received since."""
-    return _durations(tx, study_times, STUDY_STEPS, since)
+def study_durations(
+    tx: Transaction, since: datetime, limit: int = TIMED_MAX
+) -> dict[str, Durations]:
+    """How long each step of a study took, of the newest studies received since."""
+    return _durations(tx, study_times, STUDY_STEPS, since, limit)
 
 
 def total_duration(tx: Transaction, since: datetime) -> Durations:
     """From a study's first object to its delivery, of the studies received since."""
-    return _durations(tx, study_times, ("total_s",), since)["total_s"]
+    return _durations(tx, study_times, ("total_s",), since, TIMED_MAX)["total_s"]
 
 
-def instance_durations(tx: Transaction, since: datetime) -> dict[str, Durations]:
+def instance_durations(
+    tx: Transaction, since: datetime, limit: int = TIMED_MAX
+) -> dict[str, Durations]:
     """How long each stage of an image took, its wait included."""
-    return _durations(tx, instance_times, INSTANCE_STEPS, since)
+    return _durations(tx, instance_times, INSTANCE_STEPS, since, limit)
 
 
 def _durations(
-    tx: Transaction, view: sa.TableClause, steps: Sequence[str], since: datetime
+    tx: Transaction, view: sa.TableClause, steps: Sequence[str], since: datetime, limit: int
 ) -> dict[str, Durations]:
     query = (
         sa.select(*(view.c[step] for step in steps))
         .where(view.c.received_at >= since)
         .order_by(view.c.received_at.desc())
-        .limit(TIMED_MAX)
+        .limit(limit)
     )
     rows = tx.conn.execute(query).all()
     return {step: _percentiles([row[at] for row in rows]) for at, step in enumerate(steps)}

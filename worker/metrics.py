@@ -29,6 +29,7 @@ FRESH_S = 5.0  # several scrapers cost no more than one
 DAILY_FRESH_S = 60.0  # of what is said of a whole day or two weeks, and costs the most to read
 DRIFT_DAYS = 14
 REASONS_MAX = 100
+TIMED_MAX = 2000  # enough for a percentile
 
 _log = log.get("metrics")
 
@@ -162,12 +163,12 @@ def _reasons(tx: Transaction, since: datetime) -> Iterable[Metric]:
 
 def _durations(tx: Transaction, since: datetime) -> Iterable[Metric]:
     for name, text, durations in (
-        ("study", "a study's steps", statistics.study_durations(tx, since)),
-        ("instance", "an image's stages", statistics.instance_durations(tx, since)),
+        ("study", "a study's steps", statistics.study_durations(tx, since, TIMED_MAX)),
+        ("instance", "an image's stages", statistics.instance_durations(tx, since, TIMED_MAX)),
     ):
         metric = GaugeMetricFamily(
             f"cxr_{name}_duration_seconds",
-            f"Percentiles of {text}, of what came in the last 24 h.",
+            f"Percentiles of {text}, of the newest {TIMED_MAX} that came in the last 24 h.",
             labels=["step", "quantile"],
         )
         for step, measured in durations.items():
