@@ -89,11 +89,17 @@ _KNOWN = sa.select(
 
 
 def record_arrival(
-    tx: Transaction, arrival: Arrival, *, settle_s: float, max_age_days: int
+    tx: Transaction,
+    arrival: Arrival,
+    *,
+    settle_s: float,
+    max_age_days: int,
+    store_s: float | None = None,
 ) -> ArrivalOutcome:
     """Write the row of an object and raise its study's revision, in one transaction.
 
-    What could be read takes the row of what could not: that one was refused.
+    What could be read takes the row of what could not: that one was refused. store_s: how long
+    it took until here.
     """
     known = tx.conn.execute(_KNOWN, {"uid": arrival.sop_instance_uid}).one_or_none()
     if known is not None and (arrival.study is None or not _is_unread(tx, known.id)):
@@ -138,6 +144,7 @@ def record_arrival(
         "view_position": arrival.view_position,
         "backlog": backlog,
         "received_at": tx.now,
+        "store_s": store_s,
         "due_at": tx.now if is_pending else None,
         "finished_at": None if is_pending else tx.now,
         "attempts": 0,

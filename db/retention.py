@@ -6,6 +6,7 @@ pixels for as long as that takes.
 
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import accumulate
 
 import sqlalchemy as sa
 
@@ -32,11 +33,14 @@ def _undelivered() -> sa.ColumnElement[bool]:
     )
 
 
-def expire(tx: Transaction, *, days: int, limit: int) -> list[Expired]:
+def expire(
+    tx: Transaction, *, days: int, limit: int, enough_bytes: int | None = None
+) -> list[Expired]:
     """Mark the images of studies that were kept for `days`; from now on none is analysed again.
 
-    Their files are to be made smaller then, and `record_purged` says that they are; whoever is
-    killed in between finds them here again.
+    The oldest come first; enough_bytes: and no more of them than hold so much. Their files are to
+    be made smaller then, and `record_purged` says that they are; whoever is killed in between finds
+    them here again.
     """
     old = sa.and_(
         studies.c.purged_at.is_(None),
@@ -46,8 +50,14 @@ def expire(tx: Transaction, *, days: int, limit: int) -> list[Expired]:
         studies.c.due_at.is_(None),
         ~_undelivered(),
     )
-    query = sa.select(studies.c.id).where(old).order_by(studies.c.last_arrival_at).limit(limit)
-    found = list(tx.conn.execute(query).scalars())
+    size_bytes = (
+        sa.select(sa.func.sum(instances.c.size_bytes))
+        .where(instances.c.study_id == studies.c.id, instances.c.is_image)
+        .scalar_subquery()
+    )
+    query = sa.select(studies.c.id, size_bytes).where(old)
+    candidates = tx.conn.execute(query.order_by(studies.c.last_arrival_at).limit(limit))
+    found = _first([(id_, int(size or 0)) for id_, size in candidates], enough_bytes)
     if not found:
         return []
     # First the instances, then the study: the order in which workers lock them too.
@@ -73,6 +83,14 @@ def expire(tx: Transaction, *, days: int, limit: int) -> list[Expired]:
         )
         for row in rows
     ]
+
+
+def _first(candidates: list[tuple[int, int]], enough_bytes: int | None) -> list[int]:
+    """The ids of the first that hold enough together; of all if that is None."""
+    if enough_bytes is None:
+        return [id_ for id_, _ in candidates]
+    before = accumulate((size for _, size in candidates), initial=0)
+    return [id_ for (id_, _), held in zip(candidates, before, strict=False) if held < enough_bytes]
 
 
 def record_purged(tx: Transaction, done: list[Expired]) -> None:

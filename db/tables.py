@@ -96,6 +96,12 @@ def work_columns() -> list[sa.Column[Any]]:
     ]
 
 
+def _of_ended(name: str, when: str) -> sa.Index:
+    """By when they ended, for who asks what ended lately; a row that has not costs nothing."""
+    where = sa.text(f"{when} IS NOT NULL")
+    return sa.Index(name, when, sqlite_where=where, postgresql_where=where)
+
+
 def _of_failed(name: str, when: str) -> sa.Index:
     """By when they failed, in the very words of the view `failures`, which is read from it."""
     where = sa.text("state || '' = 'failed'")
@@ -186,6 +192,7 @@ instances = sa.Table(
     sa.Column("saliency", sa.LargeBinary),  # where the model looked: uint8, row by row
     sa.Column("saliency_columns", sa.Integer),
     sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("store_s", sa.Float),  # from the whole data set to this row; null: adopted
     sa.Column("prepared_at", UtcDateTime),
     sa.Column("predicted_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),  # predicted, rejected or failed
@@ -195,6 +202,7 @@ instances = sa.Table(
     sa.Index("ix_instances_state_backlog_due_at", "state", "backlog", "due_at"),
     sa.Index("ix_instances_spool_name", "spool_name"),
     sa.Index("ix_instances_received_at", "received_at"),
+    _of_ended("ix_instances_finished_at", "finished_at"),
     _of_failed("ix_instances_failed_at", "finished_at"),
 )
 
@@ -258,6 +266,7 @@ reports = sa.Table(
     sa.Column("content_digest", sa.String(64), nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("study_id", "revision"),
+    sa.Index("ix_reports_created_at", "created_at"),
 )
 
 # What we made, byte for byte as it is sent: built once, never changed. A message has a UID of its
@@ -304,6 +313,7 @@ outbox = sa.Table(
     # Of a study, and is there an earlier one for this destination: asked for each that is due.
     sa.Index("ix_outbox_study_id_destination", "study_id", "destination", "state", "due_at"),
     sa.Index("ix_outbox_transaction_uid", "transaction_uid"),
+    _of_ended("ix_outbox_sent_at", "sent_at"),
     _of_failed("ix_outbox_failed_at", "failed_at"),
 )
 

@@ -31,11 +31,15 @@ def server_context(
     key_file: Path,
     ca_file: Path | None,
     client_certificate: ClientCertificate = ClientCertificate.REQUIRED,
+    crl_file: Path | None = None,
 ) -> ssl.SSLContext:
     """What an SCP shows and asks for.
 
     ca_file: the CAs, or the very certificates, of the clients; nobody else's are believed, and
-    not those of the system. Raises ValueError, which names the file that is of no use.
+    not those of the system. crl_file: the certificate revocation lists of these CAs. With it,
+    every certificate of a client's chain is looked up (RFC 5280, 6.3), and where there is no list
+    of its issuer, or only one that has expired, the client is refused. Raises ValueError, which
+    names the file that is of no use.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     harden(context)
@@ -56,7 +60,23 @@ def server_context(
         context.load_verify_locations(ca_file)
     except (OSError, ValueError) as error:
         raise ValueError(f"{ca_file}: {_reason(error)}") from error
+    if crl_file is not None:
+        _load_revocations(context, crl_file)
     return context
+
+
+def _load_revocations(context: ssl.SSLContext, crl_file: Path) -> None:
+    known = context.cert_store_stats()
+    try:
+        context.load_verify_locations(crl_file)
+    except (OSError, ValueError) as error:
+        said = _reason(error) if not isinstance(error, ssl.SSLError) else "it is no PEM"
+        raise ValueError(f"{crl_file}: {said}; expected certificate revocation lists") from error
+    found = context.cert_store_stats()
+    # OpenSSL would take a certificate among them for a CA to be trusted.
+    if found["crl"] == known["crl"] or found["x509"] != known["x509"]:
+        raise ValueError(f"{crl_file}: expected certificate revocation lists, and nothing else")
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
 
 
 def why_refused(error: Exception) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model.keras"
 FINDING = "Pneumonia"  # of a manifest that names none; what the worker's reports speak of
 UNLIKE_TRAINING = "unlike the training images"  # why a picture beyond the far limit is rejected
+_CODE = ("Lambda", "__lambda__")  # class names of a layer, and of a function anywhere
 SHIPPED = "efficientnet-lite0-0.3.0"
 
 
@@ -114,7 +116,10 @@ class Bundle:
         return self.path / WEIGHTS
 
     def check_weights(self) -> None:
-        """Raise BundleError unless model.keras is the file that the manifest names."""
+        """Raise BundleError unless model.keras is the file that the manifest names, and no program.
+
+        Keras' safe mode refuses a program as well, when it comes to load it.
+        """
         try:
             with self.weights_path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -126,6 +131,28 @@ class Bundle:
                 f"{self.weights_sha256[:16]}…: the file is damaged or was altered; "
                 "restore the bundle or export it again"
             )
+        if code := _code_in(self.weights_path):
+            raise BundleError(
+                f"{self.weights_path} brings Python code of its own ({code}), which would run as "
+                "this program: it is not loaded; build the network of Keras' own layers and "
+                "export it again"
+            )
+
+
+def _code_in(weights: Path) -> str | None:
+    """What in a saved network's description is Python code, by its class; None if nothing is."""
+    found = []
+
+    def look(described: dict[str, Any]) -> None:
+        if described.get("class_name") in _CODE:
+            found.append(described["class_name"])
+
+    try:
+        with zipfile.ZipFile(weights) as archive:
+            json.loads(archive.read("config.json"), object_hook=look)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{weights} is no network that Keras has saved: {error}") from error
+    return found[-1] if found else None  # the last is the outermost
 
 
 def shipped_bundle_path() -> Path:

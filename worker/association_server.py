@@ -21,10 +21,11 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicom_io.tls import why_refused
 from worker import fast_pdu, log
-from worker.connections import Connection, Connections
+from worker.connections import PROBE, Connection, Connections
 
 NETWORK_TIMEOUT_S = 60  # without a byte, reading or writing
-HANDSHAKE_TIMEOUT_S = 10  # from the connection to the last byte of it
+HANDSHAKE_TIMEOUT_S = 10  # from the first byte of TLS to the last
+PROBE_TIMEOUT_S = 1.0  # for the first words of who calls from this machine
 DRAIN_S = 10.0  # for associations to end by themselves, those of all ports together
 ABORT_S = 1.0  # for what is then aborted to say so
 
@@ -65,7 +66,8 @@ class AssociationHandler(RequestHandler):
     def handle(self) -> None:
         policy, address = self.server.policy, str(self.client_address[0])
         if not policy.allows(address):
-            policy.on_refusal(Refusal(peer_address=address, reason="address not allowed"))
+            if not self._is_probe():
+                policy.on_refusal(Refusal(peer_address=address, reason="address not allowed"))
             return
         with policy.connections.entered(cast(socket, self.request), address) as connection:
             if connection is None:
@@ -76,6 +78,19 @@ class AssociationHandler(RequestHandler):
     def finish(self) -> None:
         self.server.shutdown_request(self.request)
 
+    def _is_probe(self) -> bool:
+        """Whether this machine asks itself if we live (`worker.probe`): nobody to be told of."""
+        raw = cast(socket, self.request)
+        raw.settimeout(PROBE_TIMEOUT_S)
+        try:
+            return self._is_from_here() and raw.recv(len(PROBE), MSG_PEEK) == PROBE
+        except OSError:  # silent, or gone
+            return False
+
+    def _is_from_here(self) -> bool:
+        raw = cast(socket, self.request)
+        return bool(raw.getpeername()[0] == raw.getsockname()[0])
+
     def _is_secured(self, connection: Connection, address: str) -> bool:
         """Shake hands, on a port that speaks TLS."""
         context = self.server.tls
@@ -84,11 +99,12 @@ class AssociationHandler(RequestHandler):
         raw = cast(socket, self.request)
         deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
         try:
-            if _ends_without_a_byte(raw):  # a probe: it has not been refused anything
-                return False
+            words = _first_words(raw)
+            if not words or (words == PROBE and self._is_from_here()):
+                return False  # somebody looked whether the port is open, or a probe
+            raw.settimeout(max(deadline - time.monotonic(), 0.001))  # of the whole handshake
             secured = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
             self.request = connection.socket = secured
-            secured.settimeout(max(deadline - time.monotonic(), 0.001))  # of the whole handshake
             secured.do_handshake()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             reason = why_refused(error)
@@ -113,13 +129,13 @@ class AssociationHandler(RequestHandler):
         association.join()
 
 
-def _ends_without_a_byte(sock: socket) -> bool:
-    """Wait for the first byte, which stays unread. Raises TimeoutError."""
+def _first_words(sock: socket) -> bytes:
+    """As long as a probe's, and still to be read; none of who hangs up. Raises TimeoutError."""
     sock.settimeout(HANDSHAKE_TIMEOUT_S)
     try:
-        return not sock.recv(1, MSG_PEEK)
+        return sock.recv(len(PROBE), MSG_PEEK)
     except ConnectionError:
-        return True
+        return b""
 
 
 def connection_of(association: Association) -> Connection:
@@ -189,11 +205,11 @@ def drain(servers: Sequence[AssociationServer]) -> None:
     deadline = time.monotonic() + DRAIN_S
     for server in servers:
         server.stop_accepting()
-    _wait_for_the_end(servers, deadline)
-    for association in _active(servers):
-        if association.is_established:  # pynetdicom waits for the peer: one must not hold up all
-            threading.Thread(target=association.abort, name="abort", daemon=True).start()
-    _wait_for_the_end(servers, max(deadline, time.monotonic()) + ABORT_S)
+    _wait(deadline, lambda: not _active(servers))
+    aborted = [association for association in _active(servers) if association.is_established]
+    for association in aborted:
+        association.abort(block=False)  # else it is not sent, or the peer is waited for
+    _wait(max(deadline, time.monotonic()) + ABORT_S, lambda: all(map(_has_said_it, aborted)))
     for association in _active(servers):
         connection_of(association).drop()
 
@@ -202,6 +218,11 @@ def _active(servers: Sequence[AssociationServer]) -> list[Association]:
     return [association for server in servers for association in server.active_associations]
 
 
-def _wait_for_the_end(servers: Sequence[AssociationServer], deadline: float) -> None:
-    while _active(servers) and time.monotonic() < deadline:
+def _has_said_it(association: Association) -> bool:
+    """Whether A-ABORT is sent, which another thread does."""
+    return association.dul.state_machine.current_state in ("Sta1", "Sta13")  # PS3.8 9.2.2
+
+
+def _wait(deadline: float, is_over: Callable[[], bool]) -> None:
+    while not is_over() and time.monotonic() < deadline:
         time.sleep(0.05)

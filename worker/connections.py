@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+PROBE = bytes([7, 0, 0, 0, 0, 4, 0, 0, 0, 0])  # all that a probe of ours says: A-ABORT, PS3.8 9.3.8
 CONNECTIONS_MAX = 100  # in each process
 OVERFLOW_MAX = 20  # more that are still told why they are refused
 SILENT_MIN_S = 1.0  # who had a message since then makes room only for another address

@@ -88,6 +88,7 @@ def _assess_spool(settings: Settings, health: Health) -> None:
         "free_mb": free_bytes >> 20,
         "reserve_mb": settings.spool_reserve_mb,
         "retention_days": settings.retention_days,
+        "retention_disk_percent": settings.retention_disk_percent,
     }
     if health.spool["free_mb"] <= settings.spool_reserve_mb:
         health.problems.append(

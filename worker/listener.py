@@ -7,7 +7,6 @@ thread or database connection; it then only starts again what has died.
 import gc
 import os
 import socket
-import ssl
 import threading
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +15,14 @@ import sqlalchemy.exc
 
 from db import schema
 from db.engine import Database
-from dicom_io.tls import server_context
-from worker import audit, commit, erase, home, log, notify, retention
-from worker.association_server import ABORT_S, DRAIN_S, Refusal, drain
+from worker import audit, commit, erase, home, listener_tls, log, notify, retention
+from worker.association_server import ABORT_S, DRAIN_S, AssociationServer, Refusal, drain
 from worker.audit import Audit
 from worker.audit_message import refused_peer
 from worker.celery_app import make_app
 from worker.connections import Connections
 from worker.errors import WorkerError
+from worker.listener_tls import ListenerTls
 from worker.notify import Notifier
 from worker.receive import Receiver
 from worker.scp import RefusalLog, bind_port, start_server
@@ -45,7 +44,7 @@ class Port:
     """A socket that listens; tls is None where it speaks plain DICOM."""
 
     listening: socket.socket
-    tls: ssl.SSLContext | None
+    tls: ListenerTls | None
 
     @property
     def number(self) -> int:
@@ -86,7 +85,7 @@ def run(settings: Settings, stop: threading.Event) -> int:
 
 
 def _bind(settings: Settings) -> list[Port]:
-    tls = _tls(settings)  # first: a bad file is no reason to take a port
+    tls = listener_tls.make(settings)  # first: a bad file is no reason to take a port
     ports = []
     if settings.listener_plain:
         ports.append(Port(listening=bind_port(settings.bind, settings.dicom_port), tls=None))
@@ -101,18 +100,6 @@ def _bind(settings: Settings) -> list[Port]:
             ) from error
         ports.append(Port(listening=listening, tls=tls))
     return ports
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    cert, key = settings.listener_tls_cert, settings.listener_tls_key
-    if cert is None or key is None:
-        return None
-    try:
-        return server_context(
-            cert, key, settings.listener_tls_ca, settings.listener_tls_client_certificate
-        )
-    except ValueError as error:
-        raise WorkerError(f"CXR_LISTENER_TLS_…: {error}") from error
 
 
 def _require_schema(settings: Settings) -> None:
@@ -148,7 +135,7 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
             ae_title=settings.ae_title,
             allowed_calling_ae_titles=settings.allowed_calling_ae_titles,
             allowed_ips=settings.allowed_ips,
-            tls=port.tls,
+            tls=port.tls.context if port.tls else None,
             connections=connections,
             on_refusal=partial(_refused, trail, refusal_log),
         )
@@ -157,6 +144,7 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
     try:
         while True:
             _keep_up(settings, receiver, database, spool)
+            _renew_tls(ports, servers)
             if stop.wait(ADOPT_EVERY_S):
                 break
     finally:
@@ -177,15 +165,25 @@ def _keep_up(settings: Settings, receiver: Receiver, database: Database, spool: 
         _log.error("the spool cannot be kept up: %s", error.strerror or type(error).__name__)
 
 
+def _renew_tls(ports: list[Port], servers: list[AssociationServer]) -> None:
+    """Let connections from now on have what the files say now."""
+    for port, server in zip(ports, servers, strict=True):
+        if port.tls is not None:
+            port.tls.renew()
+            server.tls = port.tls.context
+
+
 def _purge(settings: Settings, database: Database, spool: Spool) -> None:
     """Let retention have its turn."""
-    if settings.retention_days is None:
-        return
+    days, percent = settings.retention_days, settings.retention_disk_percent
+    purged = 0
     try:
-        purged = retention.purge(database, spool, settings.retention_days)
+        if days is not None:
+            purged += retention.purge(database, spool, days)
+        if percent is not None:
+            purged += retention.make_room(database, spool, percent)
     except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-        _log.warning("nothing purged: %s", type(error).__name__)
-        return
+        _log.warning("nothing more purged: %s", type(error).__name__)
     if purged:
         _log.info("removed the pixel data of %s studies", purged)
 

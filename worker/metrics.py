@@ -1,6 +1,7 @@
-"""Metrics for Prometheus, all of them read from the database: they survive every restart.
+"""Metrics for Prometheus, all of them read from the database, whichever process did the work.
 
-Counters are the highest row numbers, so that `forget` and retention never lower them.
+Counters are the highest row numbers, so that `forget` and retention never lower them; histograms
+are counted on from when this process began (`histograms`).
 """
 
 import re
@@ -8,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy.exc
 from prometheus_client import CollectorRegistry
@@ -21,11 +22,14 @@ from db.statistics import Durations
 from model.bundle import Bundle
 from worker import drift, home, log
 from worker.errors import WorkerError
+from worker.histograms import Histograms
 from worker.settings import Settings
 
 FRESH_S = 5.0  # several scrapers cost no more than one
+DAILY_FRESH_S = 60.0  # of what is said of a whole day or two weeks, and costs the most to read
 DRIFT_DAYS = 14
 REASONS_MAX = 100
+TIMED_MAX = 2000  # enough for a percentile
 
 _log = log.get("metrics")
 
@@ -39,8 +43,10 @@ class Collector:
         self._bundle = bundle
         self._expected = drift.expected(bundle.path / "validation.csv", settings.prevalence)
         self._lock = threading.Lock()
-        self._read_at = float("-inf")
+        self._read_at = self._daily_read_at = float("-inf")
         self._metrics: list[Metric] = []
+        self._daily: list[Metric] = []
+        self._histograms = Histograms()
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering must not ask the database."""
@@ -59,13 +65,25 @@ class Collector:
         model.add_metric([], {"name": self._bundle.name, "version": self._bundle.version})
         try:
             with self._database.read() as tx:
-                found = [*_counts(tx), *_reasons(tx), *_durations(tx), *self._drift(tx)]
+                found = [*_counts(tx), *self._read_daily(tx), *self._histograms.read(tx)]
         except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
             _log.warning("nothing read: %s", type(error).__name__)
             up.add_metric([], 0)
             return [up, model, *self._disk()]
         up.add_metric([], 1)
         return [up, model, *self._disk(), *found]
+
+    def _read_daily(self, tx: Transaction) -> list[Metric]:
+        if time.monotonic() - self._daily_read_at > DAILY_FRESH_S:
+            day = tx.now - timedelta(days=1)
+            self._daily = [
+                *_bands(tx, day),
+                *_reasons(tx, day),
+                *_durations(tx, day),
+                *self._drift(tx),
+            ]
+            self._daily_read_at = time.monotonic()
+        return self._daily
 
     def _disk(self) -> Iterable[Metric]:
         free_bytes = home.free_bytes(self._settings.home)
@@ -115,18 +133,23 @@ def _counts(tx: Transaction) -> Iterable[Metric]:
         for state, count in states.items():
             deliveries.add_metric([destination, state], count)
     yield from (studies, instances, due, waits, deliveries)
-    bands = GaugeMetricFamily("cxr_studies_by_band", "Studies by band.", labels=["band"])
-    for band, count in statistics.bands(tx).items():
-        bands.add_metric([band or "none"], count)
-    yield bands
     for name, (text, highest) in statistics.highest_numbers(tx).items():
         yield CounterMetricFamily(f"cxr_{name}", text, value=highest)
 
 
-def _reasons(tx: Transaction) -> Iterable[Metric]:
+def _bands(tx: Transaction, since: datetime) -> Iterable[Metric]:
+    metric = GaugeMetricFamily(
+        "cxr_studies_by_band", "Studies of the last 24 h by band.", labels=["band"]
+    )
+    for band, count in statistics.bands(tx, since).items():
+        metric.add_metric([band or "none"], count)
+    yield metric
+
+
+def _reasons(tx: Transaction, since: datetime) -> Iterable[Metric]:
     """Numbers in a reason, such as a size, are left out: each would be a series of its own."""
     counts: Counter[tuple[str, str]] = Counter()
-    for row in statistics.reasons(tx, tx.now - timedelta(days=1), limit=REASONS_MAX):
+    for row in statistics.reasons(tx, since, limit=REASONS_MAX):
         counts[row["state"], re.sub(r"[\d.]+", "N", row["reason"] or "none")] += row["count"]
     metric = GaugeMetricFamily(
         "cxr_not_analysed",
@@ -138,15 +161,14 @@ def _reasons(tx: Transaction) -> Iterable[Metric]:
     yield metric
 
 
-def _durations(tx: Transaction) -> Iterable[Metric]:
-    since = tx.now - timedelta(days=1)
+def _durations(tx: Transaction, since: datetime) -> Iterable[Metric]:
     for name, text, durations in (
-        ("study", "a study's steps", statistics.study_durations(tx, since)),
-        ("instance", "an image's stages", statistics.instance_durations(tx, since)),
+        ("study", "a study's steps", statistics.study_durations(tx, since, TIMED_MAX)),
+        ("instance", "an image's stages", statistics.instance_durations(tx, since, TIMED_MAX)),
     ):
         metric = GaugeMetricFamily(
             f"cxr_{name}_duration_seconds",
-            f"Percentiles of {text}, of what came in the last 24 h.",
+            f"Percentiles of {text}, of the newest {TIMED_MAX} that came in the last 24 h.",
             labels=["step", "quantile"],
         )
         for step, measured in durations.items():

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,7 @@ class Receiver:
 
     def receive(self, temp_file: Path, origin: Origin) -> int:
         """Store one object; returns the C-STORE status. Success means: durable, with a row."""
+        began_s = time.monotonic()
         if not self._spool.has_room(self._spool_reserve_mb):
             temp_file.unlink(missing_ok=True)
             _log.error("disk below the reserve: store refused", extra=_uid(origin))
@@ -83,7 +85,8 @@ class Receiver:
             return DATA_SET_DOES_NOT_MATCH_SOP_CLASS
         name = self._spool.store(temp_file, origin.sop_instance_uid, is_upload=origin.is_upload)
         try:
-            self._record(self._arrival(name, header, origin.calling_ae_title))
+            arrival = self._arrival(name, header, origin.calling_ae_title)
+            self._record(arrival, began_s=began_s)
         except _DATABASE_DOWN as error:
             self._orphans.set()  # the file stays, for when the database is back
             _log.error("database down: %s", type(error).__name__, extra=_uid(origin))
@@ -134,7 +137,7 @@ class Receiver:
     def _adopt_one(self, name: str) -> bool:
         try:
             header = read_header(self._spool.path(name))
-            self._record(self._arrival(name, header, ""), adopted=True)
+            self._record(self._arrival(name, header, ""), began_s=None)
         except UnreadableDicom:
             _log.error("spool file %s cannot be read: left where it is", name)
             return False
@@ -146,23 +149,28 @@ class Receiver:
             return False
         return True
 
-    def _record(self, arrival: Arrival, *, adopted: bool = False) -> None:
+    def _record(self, arrival: Arrival, *, began_s: float | None) -> None:
+        """began_s: when its data set was whole, by the monotonic clock; None: a file adopted."""
         with self._database.begin() as tx:
             outcome = arrivals.record_arrival(
-                tx, arrival, settle_s=self._settle_s, max_age_days=self._max_study_age_days
+                tx,
+                arrival,
+                settle_s=self._settle_s,
+                max_age_days=self._max_study_age_days,
+                store_s=None if began_s is None else time.monotonic() - began_s,
             )
         if outcome is ArrivalOutcome.KNOWN:
-            self._record_again(arrival, adopted=adopted)
+            self._record_again(arrival, began_s=began_s)
         elif arrival.state == InstanceState.RECEIVED:
             self._notify("prepare", arrival.sop_instance_uid)
         _log.info(outcome.value, extra={"sop_instance_uid": arrival.sop_instance_uid})
 
-    def _record_again(self, arrival: Arrival, *, adopted: bool) -> None:
+    def _record_again(self, arrival: Arrival, *, began_s: float | None) -> None:
         """A SOP Instance UID that is known: nothing new, a corrected header, or other pixels."""
         with self._database.read() as tx:
             first = arrivals.stored_file(tx, arrival.sop_instance_uid)
         if first is None:  # erased a moment ago: it is new
-            self._record(arrival, adopted=adopted)
+            self._record(arrival, began_s=began_s)
             return
         if first.spool_name == arrival.spool_name:
             return
@@ -172,11 +180,13 @@ class Receiver:
         if not mine.is_file():  # another process has adopted it, and found that it is known
             return
         if not theirs.is_file() and self._is_past(first, arrival):
-            self._record_again(arrival, adopted=adopted)
+            self._record_again(arrival, began_s=began_s)
             return
         if sameness is same.Sameness.IDENTICAL or (
-            # Never acknowledged, and what was came after it.
-            adopted and sameness is same.Sameness.PIXELS and _written_at(mine) < _written_at(theirs)
+            # Adopted: never acknowledged, and what was came after it.
+            began_s is None
+            and sameness is same.Sameness.PIXELS
+            and _written_at(mine) < _written_at(theirs)
         ):
             self._spool.remove(arrival.spool_name)
             return
@@ -190,7 +200,7 @@ class Receiver:
             if not (is_past or replaced):
                 arrivals.record_conflict(tx, arrival)
         if is_past:  # replaced, purged or erased while it was compared
-            self._record_again(arrival, adopted=adopted)
+            self._record_again(arrival, began_s=began_s)
         elif replaced:
             self._spool.remove(first.spool_name)
             self._notify("prepare", arrival.sop_instance_uid)

@@ -1,11 +1,13 @@
-"""Retention: pixel data leaves the spool once its study is reported and delivered, days ago.
+"""Retention: pixel data leaves the spool once its study is reported and delivered.
 
-Rows, reports and the images' headers stay: a late image still gets a report that covers all of its
-study. What is not delivered is never touched. `forget` is what erases a study.
+Days later, or as soon as the disk is too full, whichever is set. Rows, reports and the images'
+headers stay: a late image still gets a report that covers all of its study. What is not delivered
+is never touched. `forget` is what erases a study.
 """
 
 import os
 import secrets
+import time
 
 from db import retention
 from db.engine import Database
@@ -15,20 +17,24 @@ from worker import log
 from worker.spool import Spool
 
 STUDIES_AT_ONCE = 20
+MAKE_ROOM_WITHIN_S = 5.0
 
 _log = log.get("retention")
 
 
-def purge(database: Database, spool: Spool, days: int) -> int:
+def purge(database: Database, spool: Spool, days: int, *, enough_bytes: int | None = None) -> int:
     """Take the pixel data out of what has been kept for `days`; returns how many studies.
 
-    None while another looks through the spool. Cut off anywhere, it can be run again.
+    enough_bytes: of no more than hold so much. None while another looks through the spool. Cut off
+    anywhere, it can be run again.
     """
     with spool.sole() as alone:
         if not alone:
             return 0
         with database.begin() as tx:
-            expired = retention.expire(tx, days=days, limit=STUDIES_AT_ONCE)
+            expired = retention.expire(
+                tx, days=days, limit=STUDIES_AT_ONCE, enough_bytes=enough_bytes
+            )
         for study in expired:
             for name in study.spool_names:
                 _drop_pixels(spool, name)
@@ -36,6 +42,27 @@ def purge(database: Database, spool: Spool, days: int) -> int:
             with database.begin() as tx:
                 retention.record_purged(tx, expired)
     return len(expired)
+
+
+def make_room(database: Database, spool: Spool, percent: int) -> int:
+    """Take the oldest pixel data until the disk is no fuller; returns how many studies.
+
+    After a few seconds it ends all the same, for the next look to go on.
+    """
+    deadline = time.monotonic() + MAKE_ROOM_WITHIN_S
+    purged = 0
+    while (excess_bytes := _excess_bytes(spool, percent)) > 0:
+        now = purge(database, spool, 0, enough_bytes=excess_bytes)
+        purged += now
+        if not now or time.monotonic() > deadline:  # none: what is left is not delivered
+            break
+    return purged
+
+
+def _excess_bytes(spool: Spool, percent: int) -> int:
+    """Of what anybody may use, as `df` counts: a file system keeps some for root."""
+    disk = spool.disk_usage()
+    return disk.used - (disk.used + disk.free) * percent // 100
 
 
 def _drop_pixels(spool: Spool, name: str) -> None:

@@ -131,6 +131,11 @@ class Settings(BaseModel):
         description="Whether a peer must show a certificate (required), may (optional), or is not "
         "asked for one (none).",
     )
+    listener_tls_crl: Path | None = Field(
+        None,
+        description="PEM file of the certificate revocation lists of these CAs: who is in one, or "
+        "has no current list, may not connect. Empty: none is asked.",
+    )
     allowed_calling_ae_titles: Annotated[tuple[AeTitle, ...], CommaSeparated] = Field(
         (), description="Who may associate, by AE title, comma-separated. Empty: anyone."
     )
@@ -210,6 +215,13 @@ class Settings(BaseModel):
         le=100_000,
         description="Days after which pixel data of reported and delivered studies leaves the "
         "spool. Empty: never.",
+    )
+    retention_disk_percent: int | None = Field(
+        None,
+        ge=1,
+        le=99,
+        description="How full the spool's disk may be, in percent, before pixel data of reported "
+        "and delivered studies leaves it, the oldest first, whatever their age. Empty: any.",
     )
     web: bool = Field(True, description="Whether `up` serves the web page, its API and metrics.")
     web_bind: str = Field("127.0.0.1", description="Address that page, API and metrics bind to.")
@@ -424,7 +436,12 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
-        files = (self.listener_tls_cert, self.listener_tls_key, self.listener_tls_ca)
+        files = (
+            self.listener_tls_cert,
+            self.listener_tls_key,
+            self.listener_tls_ca,
+            self.listener_tls_crl,
+        )
         if self.listener_tls_port is None:
             if not self.listener_plain:
                 raise ValueError("CXR_LISTENER_PLAIN is off: CXR_LISTENER_TLS_PORT is needed")
@@ -441,6 +458,8 @@ class Settings(BaseModel):
                 "CXR_LISTENER_TLS_CA is needed, and used, only with "
                 "CXR_LISTENER_TLS_CLIENT_CERTIFICATE=required or optional"
             )
+        if self.listener_tls_crl is not None and not wants_ca:
+            raise ValueError("CXR_LISTENER_TLS_CRL is used only where certificates are asked for")
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 TEMP_FILE_AGE_MAX_S = 600  # a sender that stops is cut off after one
@@ -24,6 +25,14 @@ _UPLOAD = ".upload.dcm"  # the end of a name that outlives a crash, for whoever 
 def is_upload(name: str) -> bool:
     """Whether a stored file came through the web page."""
     return name.endswith(_UPLOAD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskUsage:
+    """What is used, and what we may still use."""
+
+    used: int
+    free: int
 
 
 class Spool:
@@ -42,7 +51,12 @@ class Spool:
         _sync_folder(self.files)
 
     def has_room(self, reserve_mb: int) -> bool:
-        return shutil.disk_usage(self.files).free > reserve_mb * 1024 * 1024
+        return self.disk_usage().free > reserve_mb * 1024 * 1024
+
+    def disk_usage(self) -> DiskUsage:
+        """Of the file system that the files lie on, in bytes."""
+        _total, used, free = shutil.disk_usage(self.files)
+        return DiskUsage(used=used, free=free)
 
     def store(self, temp_file: Path, sop_instance_uid: str, *, is_upload: bool = False) -> str:
         """Make a received file durable under its name; returns the name."""

@@ -12,8 +12,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -21,10 +23,14 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from db import queries, schema
+from db import latencies, queries, schema
 from db.claims import STAGES, due_keys
 from db.engine import Database, Transaction
+from model.bundle import read_bundle, shipped_bundle_path
 from tests.bench.servers import ROOT
+from worker.histograms import BOUNDS_S, SPAN_MAX
+from worker.metrics import Collector
+from worker.settings import Settings
 
 STUDIES = (0, 100_000, 1_000_000)
 ROUNDS = 5
@@ -82,7 +88,10 @@ _ROWS = {
         "probability": "(n % 1000) / 1000.0",
         "band": "'negative'",
         "received_at": "{ago}",
+        "store_s": "0.01",
+        "prepared_at": "{ago}",
         "predicted_at": "{ago}",
+        "finished_at": "{ago}",
         "due_at": "CASE WHEN n <= :due THEN {ago} END",
         "attempts": "0",
     },
@@ -132,7 +141,7 @@ def main() -> int:
             with _database(kind) as database:
                 Console(stderr=True).print(f"{kind}: writing {studies} studies")
                 _fill(database, kind, studies)
-                for name, ask in _questions(studies).items():
+                for name, ask in (_questions(studies) | _metrics(database)).items():
                     found.append((kind, studies, name, *_time_ms(database, ask)))
     Console().print(_table(found))
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +230,24 @@ def _fill(database: Database, kind: str, studies: int) -> None:
         autocommit.exec_driver_sql("VACUUM ANALYZE" if kind == "postgresql" else "ANALYZE")
 
 
-def _questions(studies: int) -> Mapping[str, Callable[[Transaction], object]]:
+def _metrics(database: Database) -> dict[str, Callable[[Transaction], object]]:
+    """A scrape that finds nothing fresh, and what the histograms read at the very most."""
+    settings, bundle = Settings.model_validate({}), read_bundle(shipped_bundle_path())
+
+    def span(tx: Transaction) -> dict[str, Any]:
+        until = tx.now - timedelta(hours=1)
+        return {"bounds_s": BOUNDS_S, "since": until - SPAN_MAX, "until": until}
+
+    return {
+        "metrics: a scrape": lambda _tx: Collector(settings, database, bundle).collect(),
+        "metrics: 15 minutes more in the histograms": lambda tx: (
+            latencies.count_stages(tx, **span(tx)),
+            latencies.count_turnaround(tx, **span(tx)),
+        ),
+    }
+
+
+def _questions(studies: int) -> dict[str, Callable[[Transaction], object]]:
     study = f"2.25.{studies // 2}"
 
     def results(tx: Transaction, **wanted: object) -> object:

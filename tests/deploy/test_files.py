@@ -23,6 +23,7 @@ from dicom_io.tls import server_context
 from model.bundle import read_bundle, shipped_bundle_path
 from tests.support.peers import tool
 from tests.support.tls import Authority
+from worker.home import spool_folder
 from worker.metrics import Collector
 from worker.settings import PREFIX, SECRETS, Settings
 
@@ -284,15 +285,31 @@ def test_alerts_speak_of_metrics_that_there_are(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'cxr.db'}")
     schema.upgrade(database)
     settings = Settings.model_validate({"home_dir": tmp_path})
+    spool_folder(tmp_path).mkdir()
     families = Collector(settings, database, read_bundle(shipped_bundle_path())).collect()
     there = {family.name for family in families}
     database.dispose()
-    alerts = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
-    for rule in alerts["groups"][0]["rules"]:
+    for rule in _alerts():
         named = set(re.findall(r"\bcxr_\w+", rule["expr"]))
-        assert {name.removesuffix("_total") for name in named} <= there, rule["alert"]
+        families_named = {re.sub("_(total|bucket)$", "", name) for name in named}
+        assert families_named <= there, rule["alert"]
 
 
 def test_prometheus_accepts_its_configuration() -> None:
     argv = [tool("promtool"), "check", "config", DEPLOY / "prometheus" / "prometheus.yml"]
     subprocess.run(argv, check=True, capture_output=True, timeout=60)
+
+
+def test_alerts_fire_when_they_should_and_not_before() -> None:
+    script = Path(__file__).with_name("alerts_test.yml")
+    names = {it["alert"] for it in _alerts()}
+    tested = yaml.safe_load(script.read_text())["tests"]
+    assert {it["alertname"] for test in tested for it in test["alert_rule_test"]} == names
+    argv = [tool("promtool"), "test", "rules", script]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]

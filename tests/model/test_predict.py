@@ -1,6 +1,7 @@
 """The network behind a bundle: what is refused before it is loaded, and what it returns."""
 
 import csv
+import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from dicom_io import preprocess
+from model import bundle as bundle_module
 from model.bundle import MANIFEST, read_bundle, shipped_bundle_path
 from model.errors import BundleError, ModelError
 from model.predict import Predictor, import_tensorflow, with_features
+from tests.support.lambda_network import weights_with_code
 
 
 @pytest.fixture
@@ -122,21 +125,31 @@ def test_network_of_another_shape_is_refused(bundle_folder: Path, manifest: dict
         Predictor(read_bundle(bundle_folder), preprocess_version=1)
 
 
-def test_network_that_carries_code_is_refused(
-    bundle_folder: Path, manifest: dict[str, Any]
+def test_network_that_carries_code_is_refused_and_none_of_it_runs(
+    bundle_folder: Path, manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hashlib
-
-    import keras
-
-    pixels = keras.Input((32, 32, 1))
-    flat = keras.layers.Flatten()(pixels)
-    hidden = keras.layers.Lambda(lambda x: x[:, :1], output_shape=(1,))(flat)
+    ran = bundle_folder / "ran"
     weights = bundle_folder / "model.keras"
-    keras.Model(pixels, hidden).save(weights)
+    weights.write_bytes(weights_with_code(ran))
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     rewrite_manifest(bundle_folder, manifest, weights_sha256=sha256)
-    with pytest.raises(BundleError, match="cannot be loaded"):
+    with pytest.raises(BundleError, match=r"Python code of its own \(Lambda\).*not loaded"):
+        Predictor(read_bundle(bundle_folder), preprocess_version=1)
+    monkeypatch.setattr(bundle_module, "_CODE", ())  # Keras itself does not load it either
+    with pytest.raises(BundleError, match=r"cannot be loaded.*arbitrary code execution"):
+        Predictor(read_bundle(bundle_folder), preprocess_version=1)
+    assert not ran.exists()
+    import keras
+
+    keras.saving.load_model(weights, compile=False, safe_mode=False)
+    assert ran.exists()  # so it would have been seen
+
+
+def test_what_keras_has_not_saved_is_refused(bundle_folder: Path, manifest: dict[str, Any]) -> None:
+    (bundle_folder / "model.keras").write_bytes(b"no zip")
+    sha256 = hashlib.sha256(b"no zip").hexdigest()
+    rewrite_manifest(bundle_folder, manifest, weights_sha256=sha256)
+    with pytest.raises(BundleError, match="no network that Keras has saved"):
         Predictor(read_bundle(bundle_folder), preprocess_version=1)
 
 

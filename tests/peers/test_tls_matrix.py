@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from lxml import etree
 
 from dicom_io import scu
 from dicom_io.destination import Destination, Tls
 from dicom_io.errors import DestinationUnavailable
 from tests.support import dicom, upper_layer
+from tests.support.audit import event, trail
 from tests.support.listener import Listener, listening
 from tests.support.peers import tool
 from tests.support.system import command, wait_for
@@ -264,6 +266,9 @@ def test_who_only_looks_whether_the_port_is_served_is_no_stranger(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        ({"LISTENER_TLS_CRL": "absent.pem"}, "No such file"),
+        ({"LISTENER_TLS_CRL": "ca"}, "revocation lists, and nothing else"),
+        ({"LISTENER_TLS_CRL": "other"}, "expected certificate revocation lists"),
         ({"LISTENER_TLS_KEY": "absent.pem"}, "No such file"),
         ({"LISTENER_TLS_CA": "absent.pem"}, "No such file"),
         ({"LISTENER_TLS_KEY": "other"}, "key values mismatch"),
@@ -272,7 +277,8 @@ def test_who_only_looks_whether_the_port_is_served_is_no_stranger(
 def test_files_of_no_use_are_named_before_a_port_is_taken(
     site: Site, tmp_path: Path, wrong: dict[str, str], said: str
 ) -> None:
-    values = {name: str(site.modality.key) if it == "other" else it for name, it in wrong.items()}
+    others = {"other": str(site.modality.key), "ca": str(site.ca)}
+    values = {name: others.get(it, it) for name, it in wrong.items()}
     settings = _tls(site, DICOM_PORT=0, **values)
     env = {f"CXR_{name}": str(value) for name, value in settings.items()}
     env["CXR_HOME_DIR"] = str(tmp_path)
@@ -281,3 +287,118 @@ def test_files_of_no_use_are_named_before_a_port_is_taken(
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@dataclass
+class Department:
+    """Peers under a CA that has revoked some, and the lists that say so."""
+
+    ca: Path
+    server: Identity
+    modality: Identity
+    stolen: Identity
+    ward: Identity
+    ward_chain: Path
+    dissolved: Identity
+    dissolved_chain: Path
+    lists: str
+    expired_lists: str
+
+
+@pytest.fixture(scope="module")
+def department(tmp_path_factory: pytest.TempPathFactory) -> Department:
+    folder = tmp_path_factory.mktemp("department")
+    root = Authority(folder / "root")
+    ward = Authority(folder / "ward", "Ward CA", under=root)
+    dissolved = Authority(folder / "dissolved", "Dissolved CA", under=root)
+    stolen = root.issue("stolen")
+    root.revoke(stolen.cert)
+    root.revoke(dissolved.cert)
+    return Department(
+        ca=root.cert,
+        server=root.issue("server"),
+        modality=root.issue("modality"),
+        stolen=stolen,
+        ward=ward.issue("ward-modality"),
+        ward_chain=ward.cert,
+        dissolved=dissolved.issue("dissolved-modality"),
+        dissolved_chain=dissolved.cert,
+        lists=root.revocations() + ward.revocations() + dissolved.revocations(),
+        expired_lists=root.revocations(expired=True),
+    )
+
+
+def _with_lists(department: Department, folder: Path, lists: str) -> dict[str, object]:
+    (folder / "crl.pem").write_text(lists)
+    return {
+        "LISTENER_TLS_PORT": 0,
+        "LISTENER_TLS_CERT": department.server.cert,
+        "LISTENER_TLS_KEY": department.server.key,
+        "LISTENER_TLS_CA": department.ca,
+        "LISTENER_TLS_CRL": folder / "crl.pem",
+        "LISTENER_PLAIN": "off",
+    }
+
+
+def test_who_is_revoked_or_below_a_revoked_ca_is_refused_and_that_is_audited(
+    department: Department, tmp_path: Path
+) -> None:
+    path = dicom.write(dicom.chest(), tmp_path)
+    with listening(tmp_path, **_with_lists(department, tmp_path, department.lists)) as listener:
+        stored = []
+        for who in (department.modality, department.stolen):
+            options = ["+tls", who.key, who.cert, "+cf", department.ca]
+            stored.append(_storescu(listener, path, *options))
+        assert stored == [True, False]
+        assert listener.rows() == 1
+        for version in ("-tls1_2", "-tls1_3"):
+            assert _s_client(listener, version, *_shown(department.modality))
+            assert not _s_client(listener, version, *_shown(department.stolen))
+            chain = ["-cert_chain", department.ward_chain]
+            assert _s_client(listener, version, *_shown(department.ward), *chain)
+            chain = ["-cert_chain", department.dissolved_chain]
+            assert not _s_client(listener, version, *_shown(department.dissolved), *chain)
+        said = "refused: certificate not accepted: certificate revoked"
+        wait_for("the refusals", lambda: listener.log.count(said) == 5, 10)
+        home = listener.home
+    told = [etree.tostring(it) for it in trail(home) if event(it).startswith("Security Alert")]
+    assert [b"certificate revoked" in it for it in told] == [True]  # once a minute
+
+
+def test_without_a_current_list_of_its_ca_nobody_is_let_in(
+    department: Department, site: Site, tmp_path: Path
+) -> None:
+    for name, lists, said in (
+        ("expired", department.expired_lists, "CRL has expired"),
+        ("another CA's", _other_list(tmp_path), "unable to get certificate CRL"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        with listening(folder, **_with_lists(department, folder, lists)) as listener:
+            assert not _s_client(listener, *_shown(department.modality)), name
+            assert f"certificate not accepted: {said}" in listener.log
+
+
+def _other_list(folder: Path) -> str:
+    return Authority(folder / "others", "Other CA").revocations()
+
+
+@pytest.mark.long
+def test_a_new_list_is_taken_while_the_listener_runs(tmp_path: Path) -> None:
+    root = Authority(tmp_path / "root")
+    who = root.issue("modality")
+    (tmp_path / "crl.pem").write_text(root.revocations())
+    settings = {
+        "LISTENER_TLS_PORT": 0,
+        "LISTENER_TLS_CERT": who.cert,
+        "LISTENER_TLS_KEY": who.key,
+        "LISTENER_TLS_CA": root.cert,
+        "LISTENER_TLS_CRL": tmp_path / "crl.pem",
+        "LISTENER_PROCESSES": 2,
+    }
+    with listening(tmp_path, **settings) as listener:
+        assert _s_client(listener, *_shown(who))
+        root.revoke(who.cert)
+        (tmp_path / "crl.pem").write_text(root.revocations())
+        wait_for("both processes", lambda: listener.log.count("taken anew") == 2)
+        assert not any(_s_client(listener, *_shown(who)) for _ in range(6))

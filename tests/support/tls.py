@@ -27,14 +27,33 @@ def make_certificate(cert: Path, key: Path) -> None:
 
 
 class Authority:
-    """A CA of its own in a folder."""
+    """A CA of its own in a folder, or one that another CA has signed."""
 
-    def __init__(self, folder: Path, name: str = "Test CA") -> None:
+    def __init__(
+        self, folder: Path, name: str = "Test CA", *, under: "Authority | None" = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.cert, self._key = folder / "ca.pem", folder / "ca-key.pem"
-        _openssl(*_NEW_EC_KEY, "-x509", "-days", "2", "-subj", f"/CN={name}",
-                 "-keyout", self._key, "-out", self.cert)  # fmt: skip
+        (folder / "index.txt").touch()
+        (folder / "crlnumber").write_text("01\n")
+        self._config = folder / "ca.cnf"
+        self._config.write_text(
+            f"[ca]\ndefault_ca = d\n[d]\ndatabase = {folder}/index.txt\n"
+            f"crlnumber = {folder}/crlnumber\ndefault_md = sha256\ndefault_crl_days = 2\n"
+        )
+        made = [*_NEW_EC_KEY, "-subj", f"/CN={name}", "-keyout", self._key]
+        if under is None:
+            _openssl(*made, "-x509", "-days", "2", "-out", self.cert)
+        else:
+            _openssl(*made, "-out", folder / "ca.csr")
+            under.sign(folder / "ca.csr", self.cert, "basicConstraints=critical,CA:TRUE\n")
+
+    def sign(self, request: Path, cert: Path, extensions: str, days: str = "2") -> None:
+        (file := request.with_suffix(".ext")).write_text(extensions)
+        signed_by = ["-CA", self.cert, "-CAkey", self._key, "-CAcreateserial"]
+        _openssl("x509", "-req", "-in", request, *signed_by, "-days", days, "-extfile", file,
+                 "-out", cert)  # fmt: skip
 
     def issue(self, name: str, *, algorithm: str = "ec", expired: bool = False) -> Identity:
         """A certificate of localhost for client and server; an expired one ended yesterday."""
@@ -42,13 +61,24 @@ class Authority:
         request = self._folder / f"{name}.csr"
         new_key = _NEW_EC_KEY if algorithm == "ec" else ["req", "-newkey", algorithm, "-nodes"]
         _openssl(*new_key, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
-        extensions = self._folder / f"{name}.ext"
-        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        days = "-1" if expired else "2"
-        signed_by = ["-CA", self.cert, "-CAkey", self._key, "-CAcreateserial"]
-        _openssl("x509", "-req", "-in", request, *signed_by, "-days", days,
-                 "-extfile", extensions, "-out", cert)  # fmt: skip
+        names = "subjectAltName=DNS:localhost,IP:127.0.0.1\n"
+        self.sign(request, cert, names, "-1" if expired else "2")
         return Identity(cert=cert, key=key)
+
+    def revoke(self, cert: Path) -> None:
+        """Revoke a certificate: the next list has it."""
+        self._ca("-revoke", cert)
+
+    def revocations(self, *, expired: bool = False) -> str:
+        """A new certificate revocation list, PEM; an expired one ended in 2021."""
+        out = self._folder / "crl.pem"
+        dates = ["-crl_lastupdate", "20210101000000Z", "-crl_nextupdate", "20210201000000Z"]
+        self._ca("-gencrl", *(dates if expired else []), "-out", out)
+        return out.read_text()
+
+    def _ca(self, *arguments: object) -> None:
+        signer = ["-cert", self.cert, "-keyfile", self._key]
+        _openssl("ca", "-config", self._config, *signer, *arguments)
 
 
 _NEW_EC_KEY = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]

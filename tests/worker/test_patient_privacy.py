@@ -218,7 +218,8 @@ def _pages(system: System, uids: list[str]) -> str:
             "/system",
             "/try",
             "/api",
-            "/health",
+            "/healthz",
+            "/readyz",
             "/nowhere",
             "/studies/9.9.9",
         ]

@@ -77,6 +77,16 @@ def test_success_means_a_file_a_row_and_a_wake_up(listener: Listener) -> None:
     assert (study.accession_number, study.patient_id) == ("ACC-1", "PID-1")
 
 
+def test_a_row_says_how_long_its_store_took_unless_it_was_adopted(listener: Listener) -> None:
+    stored, adopted = dicom.chest(), dicom.chest()
+    assert listener.store(stored) == SUCCESS
+    (row,) = listener.rows()
+    assert row.store_s > 0
+    listener.spool.store(dicom.write(adopted, listener.spool.temp), adopted.SOPInstanceUID)
+    assert listener.receiver.adopt_if_needed() == 1
+    assert [it.store_s is None for it in listener.rows()] == [False, True]
+
+
 def test_the_same_bytes_again_are_success_and_nothing_new(listener: Listener) -> None:
     ds = dicom.chest()
     listener.store(ds)

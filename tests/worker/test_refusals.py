@@ -12,6 +12,7 @@ from tests.support import dicom, upper_layer
 from tests.support.audit import event, study, trail
 from tests.support.listener import Listener, listening
 from tests.support.system import command, wait_for
+from tests.support.tls import Authority
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,37 @@ def test_refusals_and_transfers_are_audited_without_the_patient(
     text = (listener.home / "audit" / "audit.xml").read_text() + listener.log
     for patient in ("Canary", "PID-1", "ACC-1", "20230601"):
         assert patient not in text
+
+
+@pytest.mark.parametrize("by", ["address", "certificate"])
+def test_a_probe_is_let_be_and_whoever_else_calls_from_here_is_refused(
+    tmp_path: Path, by: str
+) -> None:
+    settings: dict[str, object] = {"ALLOWED_IPS": "192.0.2.0/24"}
+    if by == "certificate":
+        ca = Authority(tmp_path / "ca")
+        server = ca.issue("server")
+        settings = {
+            "LISTENER_TLS_PORT": 0,
+            "LISTENER_TLS_CERT": server.cert,
+            "LISTENER_TLS_KEY": server.key,
+            "LISTENER_TLS_CA": ca.cert,
+            "LISTENER_PLAIN": "off",
+        }
+    with listening(tmp_path, **settings) as running:
+        env = {f"CXR_{name}": str(value) for name, value in settings.items()}
+        env["CXR_HOME_DIR"] = str(running.home)
+        assert command("health", "listener", env=env).returncode == 0
+        port = running.port if by == "address" else running.tls_port
+        if by == "certificate":
+            socket.create_connection(("127.0.0.1", port), 10).close()  # as a load balancer does
+        with socket.create_connection(("127.0.0.1", port), 10) as peer:
+            peer.settimeout(10)
+            assert _until_closed(peer)[:1] in (b"", b"\x15")  # nothing, or a TLS alert
+        wait_for("the refusal", lambda: "refused: " in running.log)
+        assert running.log.count("refused: ") == 1
+    alerts = [it for it in trail(running.home) if event(it).startswith("Security Alert")]
+    assert len(alerts) == 1
 
 
 def test_what_commands_show_and_erase_is_audited(tmp_path: Path) -> None:

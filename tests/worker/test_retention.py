@@ -17,7 +17,7 @@ from db.tables import DeliveryState, conflicts, instances, outbox, studies
 from tests.support import dicom, rows
 from worker import erase, receive, retention
 from worker.receive import SUCCESS, Origin, Receiver
-from worker.spool import Spool
+from worker.spool import DiskUsage, Spool
 
 DAYS = 30
 
@@ -292,3 +292,70 @@ def test_an_image_that_comes_again_while_its_study_is_erased_is_new(
     assert site.row(ds).image_count == 1
     assert site.holds_pixels(ds)
     assert len(list(site.spool.names())) == 1
+
+
+class Disk:
+    """The figures of a file system that holds these spool's files and nothing else."""
+
+    def __init__(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._site = site
+        self.size = 10**9
+        monkeypatch.setattr(site.spool, "disk_usage", self.usage)
+
+    @property
+    def used(self) -> int:
+        return sum(self._site.spool.path(name).stat().st_size for name in self._site.spool.names())
+
+    def usage(self) -> DiskUsage:
+        return DiskUsage(used=self.used, free=self.size - self.used)
+
+
+def _delivered(site: Site, count: int) -> list[Dataset]:
+    made = [dicom.chest(pixels=dicom.chest_pixels(seed=number)) for number in range(count)]
+    for ds in made:
+        site.store(ds)
+        site.report(ds)
+        site.let_pass(0.01)
+    return made
+
+
+def test_a_disk_that_is_too_full_loses_the_oldest_and_no_more_than_needed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(site, monkeypatch)
+    made = _delivered(site, 5)
+    each = disk.used // 5
+    assert retention.make_room(site.database, site.spool, 90) == 0  # there is room
+    disk.size = 5 * each  # full: down to 60 % two of five have to go
+    assert retention.make_room(site.database, site.spool, 60) in (2, 3)  # headers stay
+    assert disk.used <= 0.6 * disk.size
+    kept = [site.holds_pixels(ds) for ds in made]
+    assert kept == sorted(kept)  # the oldest went
+    assert disk.used + each > 0.6 * disk.size  # and no more than needed
+    assert retention.make_room(site.database, site.spool, 60) == 0
+
+
+def test_however_full_the_disk_is_what_is_not_delivered_is_kept(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(site, monkeypatch)
+    waits, unreported = dicom.chest(), dicom.chest()
+    site.store(waits)
+    site.report(waits, "PACS@h:104")
+    (gone,) = _delivered(site, 1)
+    site.store(unreported)
+    disk.size = disk.used
+    assert retention.make_room(site.database, site.spool, 1) == 1
+    assert [site.holds_pixels(ds) for ds in (waits, gone, unreported)] == [True, False, True]
+
+
+def test_making_room_ends_after_a_while_and_goes_on_at_the_next_look(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(site, monkeypatch)
+    _delivered(site, 5)
+    disk.size = disk.used
+    monkeypatch.setattr(retention, "STUDIES_AT_ONCE", 2)
+    monkeypatch.setattr(retention, "MAKE_ROOM_WITHIN_S", -1.0)
+    looks = [retention.make_room(site.database, site.spool, 1) for _ in range(4)]
+    assert looks == [2, 2, 1, 0]

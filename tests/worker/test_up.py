@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE
 
+from db import latencies
 from dicom_io import scu
 from dicom_io.sr import as_text
 from tests.support import dicom
@@ -43,6 +44,21 @@ def test_a_chest_comes_back_as_a_report_with_its_probability(
     assert report.PatientName == ds.PatientName
     assert f"{row['probability']:.1%}".replace("%", " %") in _text(report)
     assert ds.SOPInstanceUID in _text(report)
+
+
+def test_every_stage_of_its_way_is_timed(system: System, tmp_path: Path) -> None:
+    ds = dicom.chest()
+    with system.database.read() as tx:
+        since = tx.now
+    _send(system, tmp_path, ds)
+    system.wait_until_delivered(ds.StudyInstanceUID)
+    with system.database.read() as tx:
+        bounds_s = [3600.0]
+        stages = latencies.count_stages(tx, bounds_s, since=since, until=tx.now)
+        turnaround = latencies.count_turnaround(tx, bounds_s, since=since, until=tx.now)
+    assert {name for name, counted in stages.items() if counted.within[0]} == set(latencies.STAGES)
+    assert turnaround.within[0] >= 1
+    assert turnaround.sum_s > 0
 
 
 def test_an_adult_is_analysed_but_no_probability_is_delivered(
@@ -302,7 +318,7 @@ def test_the_commands_answer_from_the_same_database(system: System, tmp_path: Pa
 
 @pytest.mark.parametrize("role", ["listener", "dicom", "inference", "web"])
 def test_each_role_tells_a_probe_that_it_works(system: System, role: str) -> None:
-    wait_for(role, lambda: system.command("health", role).returncode == 0)  # it may still load
+    wait_for(role, lambda: system.command("ready", role).returncode == 0)  # it may still load
     assert "answers" in system.command("health", role).stdout
 
 

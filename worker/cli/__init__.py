@@ -31,6 +31,7 @@ _COMMANDS = {
     "validate": "validate:validate",
     "check": "admin:check",
     "health": "admin:health",
+    "ready": "admin:ready",
     "db": "admin:db",
 }
 

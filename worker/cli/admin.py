@@ -1,4 +1,4 @@
-"""Commands of the administrator: check, health, db."""
+"""Commands of the administrator: check, health, ready, db."""
 
 import sys
 import tempfile
@@ -91,6 +91,7 @@ def _model(settings: Settings) -> str:
 
     try:
         bundle = open_bundle(settings)
+        bundle.check_weights()
         make_interpreter(settings, bundle)
     except ModelError as error:
         raise _Failed(str(error)) from error
@@ -104,6 +105,7 @@ def _challenger(settings: Settings, folder: Path) -> str:
 
     try:
         bundle = open_challenger_bundle(settings, folder)
+        bundle.check_weights()
         make_challenger_interpreter(settings, bundle)
     except ModelError as error:
         raise _Failed(str(error)) from error
@@ -133,15 +135,39 @@ def _echo(settings: Settings, recipient: Recipient) -> str:
         raise _Failed(str(error)) from error
 
 
+_role = click.argument("role", type=click.Choice(["listener", "dicom", "inference", "web"]))
+
+
 @click.command()
-@click.argument("role", type=click.Choice(["listener", "dicom", "inference", "web"]))
+@_role
 def health(role: str) -> None:
-    """Tell whether a role's processes on this machine do their work; exit status 1 if not."""
+    """Tell whether a role's processes on this machine live; exit status 1 if not.
+
+    For a liveness probe: a database or a broker that is away is no reason to kill anybody.
+    """
     from worker import probe
 
+    _tell(probe.LIVE[role])
+
+
+@click.command()
+@_role
+def ready(role: str) -> None:
+    """Tell whether a role on this machine can do its work now; exit status 1 if not.
+
+    For a readiness probe: looks at the database, the broker and the disk as well.
+    """
+    from worker import probe
+
+    _tell(probe.READY[role])
+
+
+def _tell(ask: Callable[[Settings], str]) -> None:
+    from worker.probe import Unhealthy
+
     try:
-        click.echo(probe.ROLES[role](Settings.from_env()))
-    except probe.Unhealthy as error:
+        click.echo(ask(Settings.from_env()))
+    except Unhealthy as error:
         click.echo(str(error), err=True)
         sys.exit(1)
 

@@ -306,8 +306,10 @@ def _print_status(health: Mapping[str, Any]) -> None:
         console.print(f"destination {destination}: {shown or 'nothing sent yet'}")
     spool = health["spool"]
     if spool:
-        days = spool["retention_days"]
+        days, percent = spool["retention_days"], spool["retention_disk_percent"]
         kept = "for ever" if days is None else f"for {days} days once delivered"
+        if percent is not None:
+            kept += f", while the disk is no fuller than {percent} %"
         console.print(
             f"disk: {spool['free_mb']} MB free, {spool['reserve_mb']} in reserve; "
             f"pixel data is kept {kept}"

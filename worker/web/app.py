@@ -21,6 +21,7 @@ from worker.web import (
     login,
     oidc,
     pages,
+    probed,
     study_page,
     system_page,
     try_page,
@@ -47,7 +48,7 @@ def make_app(services: Services) -> FastAPI:
     )
     app.state.web = web = Web(services=services, access=access, provider=provider)
     app.include_router(api.router)
-    for module in (pages, study_page, system_page, try_page, login, api_page):
+    for module in (pages, study_page, system_page, try_page, login, api_page, probed):
         app.include_router(module.router, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_exception_handler(SignInNeeded, _sign_in)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
 from db import search
@@ -110,10 +110,3 @@ def _listed(web: Web, view: View) -> dict[str, Any]:
 
 def _row(web: Web, row: Any) -> dict[str, Any]:
     return {"study": row, "shown": shown(row, withhold=web.withholds)}
-
-
-@router.get("/health")
-def health(web: WebDep) -> JSONResponse:
-    """For a load balancer: whether this process reaches its database. Anybody may ask."""
-    with web.database.read():
-        return JSONResponse({"status": "ok"})

@@ -54,7 +54,8 @@ def test_strangers_are_sent_to_sign_in_or_get_401(guarded: TestClient) -> None:
         assert wrong.status_code == 401, path
     for path in POSTS:
         assert guarded.post(path).status_code == 303, path
-    assert guarded.get("/health").json() == {"status": "ok"}
+    for path in ("/healthz", "/readyz", "/health"):
+        assert guarded.get(path).json() == {"status": "ok"}, path
 
 
 def test_a_machine_sends_the_token(guarded: TestClient) -> None:

@@ -164,5 +164,16 @@ def test_a_database_that_is_down_is_503(local: TestClient) -> None:
     path.rename(path.with_suffix(".away"))
     (path.parent / "cxr.db").mkdir()
     assert local.get(f"{V1}/studies").status_code == 503
+    assert local.get("/readyz").status_code == 503
     assert local.get("/health").status_code == 503
+    assert local.get("/healthz").status_code == 200
     assert "the database cannot be reached" in local.get("/").text
+
+
+def test_a_page_over_another_schema_lives_and_is_not_ready(local: TestClient) -> None:
+    web = local.app.state.web  # type: ignore[attr-defined]
+    with web.database.begin() as tx:
+        tx.conn.execute(sa.text("UPDATE alembic_version SET version_num = '0999'"))
+    answer = local.get("/readyz")
+    assert (answer.status_code, local.get("/healthz").status_code) == (503, 200)
+    assert "schema 0999" in answer.json()["status"]

@@ -14,6 +14,7 @@ from worker.web import (
     audited,
     login,
     pages,
+    probed,
     study_page,
     system_page,
     try_page,
@@ -39,7 +40,7 @@ def _trail(client: TestClient, home: Path) -> list[str]:
 def test_every_request_is_in_one_list() -> None:
     named = [name for names in LISTS for name in names]
     assert len(named) == len(set(named))
-    modules = (api, pages, study_page, system_page, try_page, login, api_page)
+    modules = (api, pages, study_page, system_page, try_page, login, api_page, probed)
     there = {route.endpoint.__name__ for module in modules for route in module.router.routes}
     assert there == set(named)
 

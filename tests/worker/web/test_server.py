@@ -8,7 +8,9 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+import sqlalchemy as sa
 
+from db.engine import Database
 from tests.support.system import command, wait_for
 from worker import home
 from worker.errors import WorkerError
@@ -41,6 +43,10 @@ def test_the_command_serves_page_api_and_metrics_until_it_is_stopped(tmp_path: P
         assert "No study here." in get(page, "/")
         assert json.loads(get(page, "/api/v1/studies")) == {"studies": [], "next_cursor": None}
         assert "cxr_database_up 1.0" in get(metrics, "/metrics")
+        assert [command(it, "web", env=env).returncode for it in ("health", "ready")] == [0, 0]
+        with Database(f"sqlite:///{folder / 'cxr.db'}").begin() as tx:
+            tx.conn.execute(sa.text("UPDATE alembic_version SET version_num = '0999'"))
+        assert [command(it, "web", env=env).returncode for it in ("health", "ready")] == [0, 1]
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) in (0, -signal.SIGTERM)
