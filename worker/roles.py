@@ -4,6 +4,7 @@ The dicom role is two processes: the reconciler, which holds database connection
 and beside it Celery's prefork worker, which must not have any when it forks.
 """
 
+import gc
 import os
 import socket
 import sys
@@ -97,6 +98,7 @@ def run_dicom_celery(settings: Settings, concurrency: int) -> int:
     register_dicom_tasks(app, services)
     worker_process_init.connect(_on_child_start, weak=False)
     worker_process_shutdown.connect(lambda **_: services.close(), weak=False)
+    gc.freeze()  # a collection would copy what the children share with this process
     return _run_celery(app, "dicom", pool="prefork", concurrency=concurrency, queue=DICOM_QUEUE)
 
 
