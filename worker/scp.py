@@ -35,7 +35,7 @@ from worker.receive import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Origin
 
 MAXIMUM_PDU_BYTES = 1 << 20  # 16 KiB, the usual default, costs half the speed
 RECEIVE_BUFFER_BYTES = 4 << 20
-WAITING_CONNECTIONS_MAX = 64
+WAITING_CONNECTIONS_MAX = 1024  # beyond it, a good sender's first packet is sent again after 1 s
 REFUSALS_LOGGED_PER_S = 10
 ACSE_TIMEOUT_S = 15
 DIMSE_TIMEOUT_S = 60
