@@ -47,7 +47,7 @@ def run(plan: Plan) -> list[Row]:
     predictor.warm_up()
     import keras
 
-    network = keras.saving.load_model(bundle.weights_path, compile=False)
+    network = keras.saving.load_model(bundle.weights_path, compile=False)  # one output or two
     raw = _compiled(network)
     shape = (32 if plan.quick else IMAGES, *bundle.input_shape[:2])
     images = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
@@ -85,7 +85,7 @@ def _compiled(network: Any) -> Callable[[Images], Any]:
     import tensorflow as tf
 
     graph = tf.function(lambda pixels: network(tf.cast(pixels, "float32")[..., None]))
-    return lambda images: graph(tf.constant(images)).numpy()
+    return lambda images: [it.numpy() for it in tf.nest.flatten(graph(tf.constant(images)))]
 
 
 class InferenceWorker:
@@ -159,7 +159,8 @@ class InferenceWorker:
 
 
 def _check_parity(predictor: Predictor, network: Any, images: Images) -> None:
-    expected = network.predict(_as_input(images), batch_size=1, verbose=0)[:, 0]
+    predicted = network.predict(_as_input(images), batch_size=1, verbose=0)
+    expected = (predicted[0] if isinstance(predicted, list) else predicted)[:, 0]
     apart = float(np.max(np.abs(predictor.logits(images) - expected)))
     if not apart <= LOGITS_APART_MAX:
         raise Failed(f"inference: logits are {apart:.2g} from those of model.predict")
