@@ -28,6 +28,7 @@ DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 
 _log = log.get("receive")
+ADOPT_WAIT_S = 2.0  # several processes look at the same moments
 _DATABASE_DOWN = (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError, sqlite3.Error)
 
 
@@ -111,7 +112,7 @@ class Receiver:
         if not self._orphans.is_set():
             return 0
         self._orphans.clear()
-        with self._spool.sole() as alone:
+        with self._spool.sole(wait_s=ADOPT_WAIT_S) as alone:
             if not alone:  # two that adopt one file would take each other's work for a conflict
                 self._orphans.set()
                 return 0

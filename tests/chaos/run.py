@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db import arrivals
 from db.tables import (
     DeliveryState,
     InstanceState,
@@ -125,10 +126,20 @@ def _come_to_rest(site: Site, result: Result) -> None:
         result.counts |= {f"given up, {name}": count for name, count in given_up.items()}
         site.command("retry", "--all")
         _wait(site, lambda: not _waiting(site), lambda: str(_waiting(site)))
+    # What was refused last is kept too: each process of the listener looks every ten seconds.
+    wait_for("every stored file to have its row", lambda: not _without_a_row(site), 60)
     old = time.time() - TEMP_FILE_AGE_MAX_S - 60  # what a killed listener had begun to receive
     for path in (site.disk / "spool" / "tmp").iterdir():
         os.utime(path, (old, old))
     wait_for("the temp folder to be swept", lambda: not _temp_files(site), 60)
+
+
+def _without_a_row(site: Site) -> list[str]:
+    spool = site.disk / "spool"
+    names = [str(path.relative_to(spool)) for path in spool.glob("files/*/*.dcm")]
+    with site.database.read() as tx:
+        parts = (names[start : start + 500] for start in range(0, len(names), 500))
+        return [name for part in parts for name in arrivals.unknown_spool_names(tx, part)]
 
 
 def _temp_files(site: Site) -> list[Path]:
