@@ -99,7 +99,7 @@ class Spool:
         descriptor = os.open(self.files, os.O_RDONLY)
         deadline = time.monotonic() + wait_s
         try:
-            while not (alone := _is_locked(descriptor)) and time.monotonic() < deadline:
+            while not (alone := _takes_lock(descriptor)) and time.monotonic() < deadline:
                 time.sleep(_LOOK_EVERY_S)
             yield alone
         finally:
@@ -125,7 +125,7 @@ class Spool:
         return str(target.relative_to(self.files.parent))
 
 
-def _is_locked(descriptor: int) -> bool:
+def _takes_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,6 +1,5 @@
 """Killed at any transaction between an image's prediction and its report's commitment."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,11 +14,11 @@ from db.engine import Database, Transaction
 from db.tables import objects, outbox, studies
 from dicom_io.commitment import CommitmentReport
 from model.bundle import read_bundle, shipped_bundle_path
-from tests.support import dicom, rows
+from tests.support import dicom, rows, stored
 from tests.support.system import Pacs
 from worker import commit, deliver, report
 from worker.destinations import parse
-from worker.receive import Origin, Receiver
+from worker.receive import SUCCESS
 from worker.services import Services, make_interpreter
 from worker.settings import Settings
 from worker.spool import Spool
@@ -71,28 +70,11 @@ class Story:
             notify=lambda stage, key: None,
         )
         self.services.spool.create()
-        self._folder = folder
 
     def arrive(self, **changes: object) -> None:
         """An image comes and is predicted."""
         ds = dicom.chest(self.study, **changes)
-        path = dicom.write(ds, self._folder)
-        temp = self.services.spool.temp / path.name
-        shutil.move(path, temp)
-        receiver = Receiver(
-            spool=self.services.spool,
-            database=self.calm,
-            notify=lambda stage, key: None,
-            settle_s=0,
-            max_study_age_days=100_000,
-            spool_reserve_mb=0,
-        )
-        origin = Origin(
-            sop_class_uid=ds.SOPClassUID,
-            sop_instance_uid=ds.SOPInstanceUID,
-            calling_ae_title="TEST",
-        )
-        assert receiver.receive(temp, origin) == 0
+        assert stored.store(ds, self.services.spool, self.calm) == SUCCESS
         rows.prepare(self.calm, ds.SOPInstanceUID)
         rows.predict(self.calm, ds.SOPInstanceUID)
 

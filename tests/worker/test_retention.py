@@ -14,9 +14,9 @@ from pydicom.uid import generate_uid
 from db import erasure, restarts, schema
 from db.engine import Database, Transaction
 from db.tables import DeliveryState, conflicts, instances, outbox, studies
-from tests.support import dicom, rows
+from tests.support import dicom, rows, stored
 from worker import erase, receive, retention
-from worker.receive import SUCCESS, Origin, Receiver
+from worker.receive import SUCCESS
 from worker.spool import DiskUsage, Spool
 
 DAYS = 30
@@ -33,32 +33,26 @@ class Site:
         self.database = Database(url, clock=self._clock)
         self.spool = Spool(folder / "spool")
         self.spool.create()
-        self.receiver = Receiver(
-            spool=self.spool,
-            database=self.database,
-            notify=lambda stage, key: None,
-            settle_s=0,
-            max_study_age_days=100_000,
-            spool_reserve_mb=0,
-        )
 
     def _clock(self, _conn: sa.Connection) -> datetime:
         return datetime.now(UTC) + self.ahead
 
     def store(self, ds: Dataset) -> None:
-        path = dicom.write(ds, self.spool.temp)
-        origin = Origin(
-            sop_class_uid=ds.SOPClassUID,
-            sop_instance_uid=ds.SOPInstanceUID,
-            calling_ae_title="TEST",
-        )
-        assert self.receiver.receive(path, origin) == SUCCESS
+        assert stored.store(ds, self.spool, self.database) == SUCCESS
 
     def report(self, ds: Dataset, *destinations: str) -> None:
         """Bring a study with one new image to its report."""
         rows.prepare(self.database, ds.SOPInstanceUID)
         rows.predict(self.database, ds.SOPInstanceUID)
         rows.report(self.database, generate_uid(), *destinations, study=ds.StudyInstanceUID)
+
+    def expired(self) -> Dataset:
+        """A study that is reported, and kept for long enough."""
+        ds = dicom.chest()
+        self.store(ds)
+        self.report(ds)
+        self.let_pass(DAYS + 1)
+        return ds
 
     def let_pass(self, days: float) -> None:
         self.ahead += timedelta(days=days)
@@ -155,10 +149,7 @@ def test_what_is_not_reported_is_kept(site: Site) -> None:
 def test_whoever_is_killed_before_the_files_are_smaller_is_followed_by_one_who_does_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ds = dicom.chest()
-    site.store(ds)
-    site.report(ds)
-    site.let_pass(DAYS + 1)
+    ds = site.expired()
     with monkeypatch.context() as killed:
         killed.setattr(retention, "_drop_pixels", _die)
         with pytest.raises(KeyboardInterrupt):
@@ -173,10 +164,7 @@ def _die(_spool: Spool, _name: str) -> None:
 
 
 def test_what_has_no_pixels_any_more_is_not_analysed_again(site: Site) -> None:
-    ds = dicom.chest()
-    site.store(ds)
-    site.report(ds)
-    site.let_pass(DAYS + 1)
+    ds = site.expired()
     site.purge()
     with site.database.begin() as tx:
         study = str(ds.StudyInstanceUID)
@@ -185,10 +173,7 @@ def test_what_has_no_pixels_any_more_is_not_analysed_again(site: Site) -> None:
 
 
 def test_a_late_image_is_purged_in_its_turn(site: Site) -> None:
-    ds = dicom.chest()
-    site.store(ds)
-    site.report(ds)
-    site.let_pass(DAYS + 1)
+    ds = site.expired()
     site.purge()
     late = dicom.chest(ds.StudyInstanceUID, pixels=dicom.chest_pixels(seed=1))
     site.store(late)
@@ -201,10 +186,7 @@ def test_a_late_image_is_purged_in_its_turn(site: Site) -> None:
 
 
 def test_an_image_that_comes_again_without_its_first_pixels_is_taken_as_new(site: Site) -> None:
-    ds = dicom.chest()
-    site.store(ds)
-    site.report(ds)
-    site.let_pass(DAYS + 1)
+    ds = site.expired()
     site.purge()
     site.store(ds)
     row = site.row(ds)
@@ -216,10 +198,7 @@ def test_an_image_that_comes_again_without_its_first_pixels_is_taken_as_new(site
 def test_a_file_that_is_erased_while_its_pixels_are_taken_does_not_come_back(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ds = dicom.chest()
-    site.store(ds)
-    site.report(ds)
-    site.let_pass(DAYS + 1)
+    ds = site.expired()
     has_looked, may_go_on = threading.Event(), threading.Event()
     is_file = Path.is_file
 
@@ -265,10 +244,7 @@ def _meanwhile(
 def test_an_image_whose_pixels_go_while_it_comes_again_is_taken_as_new(
     site: Site, monkeypatch: pytest.MonkeyPatch, before: bool
 ) -> None:
-    ds = dicom.chest()
-    site.store(ds)
-    site.report(ds)
-    site.let_pass(DAYS + 1)
+    ds = site.expired()
     _meanwhile(monkeypatch, "compare", site.purge, before=before)
     ds.PatientName = "Corrected^Name"
     site.store(ds)

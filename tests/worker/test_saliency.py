@@ -1,6 +1,5 @@
 """Pictures that a report refers to: whoever gets the report has them, or gets them with it."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +11,11 @@ from db.engine import Database
 from db.outcomes import StoredSaliency
 from dicom_io.rejection import KEY_OBJECT_SELECTION, Reason
 from model.bundle import read_bundle, shipped_bundle_path
-from tests.support import dicom, rows
+from tests.support import dicom, rows, stored
 from tests.support.system import Pacs
 from worker import deliver, report
 from worker.destinations import parse
-from worker.receive import SUCCESS, Origin, Receiver
+from worker.receive import SUCCESS
 from worker.retract import retract
 from worker.services import Services, make_interpreter
 from worker.settings import Settings
@@ -33,7 +32,6 @@ class Site:
         self._bundle = read_bundle(shipped_bundle_path())
         self._spool = Spool(folder / "spool")
         self._spool.create()
-        self._folder = folder
         self.configure(*destinations)
         self.first = dicom.chest()
         self.study = str(self.first.StudyInstanceUID)
@@ -51,21 +49,7 @@ class Site:
         )
 
     def store(self, ds: Dataset) -> None:
-        receiver = Receiver(
-            spool=self._spool,
-            database=self.database,
-            notify=lambda stage, key: None,
-            settle_s=0,
-            max_study_age_days=100_000,
-            spool_reserve_mb=0,
-        )
-        origin = Origin(
-            sop_class_uid=ds.SOPClassUID,
-            sop_instance_uid=ds.SOPInstanceUID,
-            calling_ae_title="TEST",
-        )
-        path = shutil.move(dicom.write(ds, self._folder), self._spool.temp)
-        assert receiver.receive(Path(path), origin) == SUCCESS
+        assert stored.store(ds, self._spool, self.database) == SUCCESS
         self.analyse(ds)
 
     def analyse(self, ds: Dataset) -> None:
