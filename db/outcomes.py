@@ -109,16 +109,10 @@ def prediction_outcome(tx: Transaction, prediction: Prediction) -> Outcome:
 
 
 def record_dismissal(
-    tx: Transaction,
-    stage: Stage,
-    held: Claim,
-    state: InstanceState,
-    reason: str,
-    *,
-    ood_score: float | None = None,
+    tx: Transaction, stage: Stage, held: Claim, state: InstanceState, reason: str
 ) -> StudyProgress | None:
     """Write that an instance is rejected or failed, and why; raises LeaseLost."""
-    return _finish(tx, stage, held, dismissal_outcome(state, reason, ood_score=ood_score))
+    return _finish(tx, stage, held, dismissal_outcome(state, reason))
 
 
 def dismissal_outcome(

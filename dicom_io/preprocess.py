@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from dicom_io import codestream
+from dicom_io import codestream, preprocess_version
 from dicom_io.errors import UnreadableDicom, UnsupportedPixels
 from dicom_io.pixels import PIXELS_MAX, colour_to_grey, is_colour, stored_values
 from dicom_io.read import read_dataset
 from dicom_io.shutter import visible
 from dicom_io.voi import to_grey
 
-VERSION = 2  # a bundle made with another version is refused when it is loaded
+VERSION = preprocess_version.VERSION
 SIZE = 224  # rows and columns
 JPEG_QUALITY = 75  # of the training images
 CLAHE_CLIP_LIMIT = 2.0

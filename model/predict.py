@@ -1,6 +1,9 @@
 """Runs a bundle's network. The only module of this package that loads TensorFlow."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,9 +16,10 @@ from model.errors import BundleError, ModelError
 from model.ood import OOD_FILE, OodScorer
 from model.saliency import grad_cam, last_spatial_outputs, scaled
 
-# A CPU's cores are busy from 4 on: an image of 32 takes as long as one of 8, and 300 MB more.
-# A GPU's are not, but it looks for the best kernels anew for each size: others are filled up.
-CPU_BATCH_SIZES = tuple(range(1, 9))
+# Two pictures keep a core busy: on two cores, more at once take as long each, and 17 MB each.
+CPU_BATCH_PER_CORE = 2
+CPU_BATCH_MAX = 8
+# A GPU looks for the best kernels anew for each size: others are filled up.
 GPU_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 
@@ -64,7 +68,7 @@ class Predictor:
         self.bundle = bundle
         self._tf = import_tensorflow(threads)
         has_gpu = bool(self._tf.config.list_physical_devices("GPU"))
-        self._batch_sizes = GPU_BATCH_SIZES if has_gpu else CPU_BATCH_SIZES
+        self._batch_sizes = GPU_BATCH_SIZES if has_gpu else _cpu_batch_sizes(threads)
         network = _load(bundle)
         spatial = last_spatial_outputs(network) if saliency else []
         self._model = _with_outputs(network, bundle, self._scorer.mean.size, spatial)
@@ -124,6 +128,11 @@ class Predictor:
         return logits, features, grad_cam(tf, activations, tape.gradient(logits, activations))
 
 
+def _cpu_batch_sizes(threads: int | None) -> tuple[int, ...]:
+    cores = threads or os.cpu_count() or 1
+    return tuple(range(1, min(CPU_BATCH_PER_CORE * max(cores, 2), CPU_BATCH_MAX) + 1))
+
+
 def import_tensorflow(threads: int | None = None) -> Any:
     """Import TensorFlow without its start-up chatter, as Keras' backend.
 
@@ -132,7 +141,8 @@ def import_tensorflow(threads: int | None = None) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
-        import tensorflow as tf
+        with _as_if_missing("matplotlib", "sklearn"):
+            import tensorflow as tf
     except ImportError as error:
         raise ModelError(
             "TensorFlow is not installed: run `pip install 'cxr-worker[cpu]'` "
@@ -146,6 +156,23 @@ def import_tensorflow(threads: int | None = None) -> Any:
         except RuntimeError as error:
             raise ModelError("TensorFlow has started already: threads cannot be set") from error
     return tf
+
+
+@contextmanager
+def _as_if_missing(*packages: str) -> Iterator[None]:
+    """What is not loaded yet is not found in here.
+
+    Keras loads what it could draw with or be wrapped for, wherever that is installed (beside the
+    training package, it is): 60 MB and a second of a process that does neither.
+    """
+    hidden = [name for name in packages if name not in sys.modules]
+    absent: Any = None  # as the import system marks it
+    sys.modules.update(dict.fromkeys(hidden, absent))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def with_features(network: Any, layer: str, grid: int) -> Any:

@@ -72,10 +72,21 @@ def test_tensorflow_is_loaded_only_by_who_infers(modules: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
-def test_the_listener_loads_no_image_library() -> None:
+# Each costs a process 20 to 60 MB.
+@pytest.mark.parametrize(
+    ("modules", "not_needed"),
+    [
+        ("worker.listener", {"cv2", "highdicom", "scipy"}),
+        ("worker.tasks, worker.infer, worker.challenger", {"pydicom", "highdicom", "pynetdicom"}),
+        ("worker.web.server", {"highdicom", "pynetdicom"}),
+    ],
+)
+def test_a_process_loads_no_library_that_it_has_no_use_for(
+    modules: str, not_needed: set[str]
+) -> None:
     code = (
-        "import sys, worker.listener\n"
-        "loaded = {'cv2', 'highdicom', 'scipy'} & set(sys.modules)\n"
+        f"import sys, {modules}\n"
+        f"loaded = {not_needed!r} & set(sys.modules)\n"
         "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)

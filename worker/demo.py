@@ -23,7 +23,7 @@ from pynetdicom.events import Event
 from db import queries
 from db.engine import Database
 from dicom_io.contexts import listener_contexts
-from dicom_io.sr import as_text
+from dicom_io.sr_text import as_text
 from worker import home
 from worker.settings import Settings
 

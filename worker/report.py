@@ -20,8 +20,8 @@ from dicom_io.read import text_value
 from model.bands import Band
 from worker import log, saliency
 from worker.destinations import Recipient
+from worker.drain import drain, is_poison, poison_reason
 from worker.messages import made
-from worker.pipeline import drain, is_poison, poison_reason
 from worker.report_content import conclude, content_digest, study_report
 from worker.services import Services
 

@@ -1,4 +1,4 @@
-"""Where the model looked: the small map that infer stores, and the picture drawn of it.
+"""Where the model looked: the picture drawn of the small map that infer stores.
 
 The map is kept beside the instance, so that whoever has the spool can draw it without TensorFlow.
 """
@@ -7,10 +7,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-import numpy as np
-from numpy.typing import NDArray
-
-from db.outcomes import StoredSaliency
 from db.reports import InstanceSnapshot
 from dicom_io import preprocess
 from dicom_io.errors import DicomError
@@ -23,24 +19,13 @@ from dicom_io.sr_report import Outline
 from model import saliency
 from model.bands import Band
 from worker import log
+from worker.saliency_map import as_map
 from worker.services import Services
 from worker.version import VERSION
 
 PICTURES_MAX = 4  # of one report: drawing takes a second each, and the report has a lease
 
 _log = log.get("saliency")
-
-
-def as_stored(found: NDArray[np.float32]) -> StoredSaliency:
-    """Turn a map, float32 (r, c) in [0, 1], into what the database keeps."""
-    data = np.round(found * 255).astype(np.uint8)
-    return StoredSaliency(columns=data.shape[1], data=data.tobytes())
-
-
-def as_map(stored: StoredSaliency) -> NDArray[np.float32]:
-    """Turn it back: float32 (r, c) in [0, 1]."""
-    data = np.frombuffer(stored.data, np.uint8).reshape(-1, stored.columns)
-    return np.asarray(data / 255, np.float32)
 
 
 def outline_of(image: InstanceSnapshot, rows: int | None, columns: int | None) -> Outline | None:

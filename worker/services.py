@@ -5,7 +5,6 @@ from pathlib import Path
 
 from db import schema
 from db.engine import Database
-from dicom_io.eligibility import Policy
 from model.bands import Interpreter
 from model.bundle import FINDING, Bundle, read_bundle, shipped_bundle_path
 from model.errors import BundleError
@@ -26,20 +25,6 @@ class Services:
     interpreter: Interpreter
     notify: Notify
     audit: Audit = field(default_factory=Audit.off)
-
-    @property
-    def policy(self) -> Policy:
-        return make_policy(self.settings)
-
-
-def make_policy(settings: Settings) -> Policy:
-    return Policy(
-        modalities=frozenset(settings.eligible_modalities),
-        body_parts=frozenset(settings.eligible_body_parts),
-        body_part_may_be_unknown=settings.unknown_body_part == "accept",
-        view_may_be_unknown=settings.unknown_view == "accept",
-        sides_px_min=settings.min_image_side_px,
-    )
 
 
 def open_bundle(settings: Settings) -> Bundle:

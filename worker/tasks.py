@@ -1,15 +1,20 @@
-"""The Celery tasks: each takes one id and makes one call into the pipeline."""
+"""The Celery tasks: each takes one id and makes one call into its stage.
+
+A role loads the stages that it runs: inference needs nothing that reads, makes or sends DICOM.
+"""
 
 import os
+from typing import TYPE_CHECKING
 
 from celery import Celery
 
-from model.predict import Predictor
-from worker import commit, deliver, pipeline, report
 from worker.celery_app import task_name
-from worker.challenger import Challenger
 from worker.services import Services, make_services
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from model.predict import Predictor
+    from worker.challenger import Challenger
 
 
 class ProcessServices:
@@ -32,9 +37,11 @@ class ProcessServices:
 
 
 def register_dicom_tasks(app: Celery, services: ProcessServices) -> None:
+    from worker import commit, deliver, prepare, report
+
     @app.task(name=task_name("prepare"))
-    def prepare(sop_instance_uid: str) -> None:
-        pipeline.prepare(services(), sop_instance_uid)
+    def make_picture(sop_instance_uid: str) -> None:
+        prepare.prepare(services(), sop_instance_uid)
 
     @app.task(name=task_name("report"))
     def make_report(study_instance_uid: str) -> None:
@@ -52,9 +59,11 @@ def register_dicom_tasks(app: Celery, services: ProcessServices) -> None:
 def register_inference_tasks(
     app: Celery,
     services: ProcessServices,
-    predictor: Predictor,
-    challenger: Challenger | None = None,
+    predictor: "Predictor",
+    challenger: "Challenger | None" = None,
 ) -> None:
+    from worker import infer
+
     @app.task(name=task_name("infer"))
-    def infer(sop_instance_uid: str) -> None:
-        pipeline.infer(services(), predictor, sop_instance_uid, challenger)
+    def predict(sop_instance_uid: str) -> None:
+        infer.infer(services(), predictor, sop_instance_uid, challenger)

@@ -23,10 +23,10 @@ from dicom_io.sr import (
     Predecessor,
     SaliencyReference,
     StudyReport,
-    as_text,
     build_report,
     is_our_object,
 )
+from dicom_io.sr_text import as_text
 from tests.dicom_io.conftest import make_image as image_with
 from tests.dicom_io.holes import (
     HOLES,

@@ -6,6 +6,18 @@ import sys
 import pytest
 
 
+def test_tensorflow_comes_without_what_keras_draws_and_is_wrapped_with() -> None:
+    code = (
+        "import sys\n"
+        "from model.predict import import_tensorflow\n"
+        "import_tensorflow()\n"
+        "loaded = {'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "import matplotlib, sklearn, keras\n"  # later they can be had
+        "assert not loaded and keras.ops.ones(1) is not None, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize(
     "module",
     [

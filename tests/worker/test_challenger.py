@@ -23,7 +23,7 @@ from model.bundle import Bundle, read_bundle, shipped_bundle_path
 from model.predict import Outputs
 from tests.support import dicom, rows
 from tests.support.system import command, running, wait_for
-from worker import challenger, pipeline, roles
+from worker import challenger, infer, roles
 from worker.agreement import agreement
 from worker.challenger import Challenger
 from worker.services import Services
@@ -109,7 +109,7 @@ def test_its_answer_stands_beside_the_champions_and_counts_for_nothing(
 ) -> None:
     database = services.database
     _wait(database, 3)
-    pipeline.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
+    infer.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
     found = _compared(database)
     assert len(found) == other[1].asked == 3
     assert {row["state"] for row in found} == {"predicted"}
@@ -136,7 +136,7 @@ def test_the_champions_outcome_is_committed_before_the_challenger_is_asked(
         return predict(images)
 
     monkeypatch.setattr(other[1], "predict", look)
-    pipeline.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
+    infer.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
     assert seen == [{"predicted"}, {"predicted"}]
 
 
@@ -145,7 +145,7 @@ def test_one_that_fails_is_counted_and_costs_no_image_its_result(
 ) -> None:
     _wait(services.database, 2)
     other[1].fails = MemoryError("Canary")
-    assert pipeline.infer(services, Says(9.0), None, other[0]) == 2  # type: ignore[arg-type]
+    assert infer.infer(services, Says(9.0), None, other[0]) == 2  # type: ignore[arg-type]
     found = _compared(services.database)
     assert [row["state"] for row in found] == ["failed", "failed"]
     assert all("MemoryError" in row["reason"] and "Canary" not in row["reason"] for row in found)
@@ -168,25 +168,25 @@ def test_it_stops_as_soon_as_an_image_waits(
 
     monkeypatch.setattr(other[1], "predict", arrive)
     champion = Says(9.0)
-    pipeline.infer(services, champion, None, other[0])  # type: ignore[arg-type]
+    infer.infer(services, champion, None, other[0])  # type: ignore[arg-type]
     assert (champion.asked, other[1].asked) == (3, 1)
-    pipeline.infer(services, champion, None, other[0])  # type: ignore[arg-type]
+    infer.infer(services, champion, None, other[0])  # type: ignore[arg-type]
     assert (champion.asked, other[1].asked) == (4, 4)
 
 
 def test_it_lets_go_of_the_process_after_a_while_and_is_woken_again(
     services: Services, other: tuple[Challenger, Says], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "DRAIN_S", -1.0)
+    monkeypatch.setattr(infer, "DRAIN_S", -1.0)
     woken: list[str] = []
     services = replace(services, notify=lambda stage, key: woken.append(stage))
     _wait(services.database, 3)
-    pipeline.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
+    infer.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
     assert other[1].asked == 1
     assert woken[-1] == "infer"
     woken.clear()
-    pipeline.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
-    pipeline.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
+    infer.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
+    infer.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
     assert other[1].asked == 3
     assert woken == ["infer"]
 
@@ -196,7 +196,7 @@ def test_when_too_many_wait_the_oldest_are_skipped_and_counted(
 ) -> None:
     monkeypatch.setattr(challenger, "WAITING_MAX", 2)
     _wait(services.database, 5)
-    pipeline.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
+    infer.infer(services, Says(9.0), None, other[0])  # type: ignore[arg-type]
     states = sorted((row["sop_instance_uid"], row["state"]) for row in _compared(services.database))
     assert [state for _, state in states] == ["skipped"] * 3 + ["predicted"] * 2
 
@@ -210,7 +210,7 @@ def test_a_database_that_is_down_costs_the_comparison_alone(
         raise sa.exc.OperationalError("statement", {}, Exception("down"))
 
     monkeypatch.setattr(challenger, "record_comparisons", fail)
-    assert pipeline.infer(services, Says(9.0), None, other[0]) == 1  # type: ignore[arg-type]
+    assert infer.infer(services, Says(9.0), None, other[0]) == 1  # type: ignore[arg-type]
     assert _compared(services.database) == []
 
 
@@ -219,7 +219,7 @@ def test_a_picture_that_either_finds_strange_has_no_band(
 ) -> None:
     _wait(services.database, 1)
     other[1].ood_score = 1e9
-    pipeline.infer(services, Says(9.0, ood_score=1e9), None, other[0])  # type: ignore[arg-type]
+    infer.infer(services, Says(9.0, ood_score=1e9), None, other[0])  # type: ignore[arg-type]
     (row,) = _compared(services.database)
     assert row["champion_band"] is row["challenger_band"] is None
     assert row["state"] == "predicted"

@@ -11,7 +11,7 @@ from db import schema
 from db.engine import Database
 from db.tables import instances
 from tests.support import rows
-from worker import pipeline
+from worker import drain, prepare
 from worker.services import Services
 from worker.settings import Settings
 from worker.spool import Spool
@@ -43,16 +43,16 @@ def test_what_kills_its_worker_is_given_up_and_the_rest_goes_on(
     def read(path: Path) -> None:
         if "1.2.3.4" in path.name:
             raise Killed
-        raise pipeline.DicomError("unreadable")
+        raise prepare.DicomError("unreadable")
 
-    monkeypatch.setattr(pipeline, "read_dataset", read)
-    for _ in range(pipeline.ATTEMPTS_MAX + 2):
+    monkeypatch.setattr(prepare, "read_dataset", read)
+    for _ in range(drain.ATTEMPTS_MAX + 2):
         try:
-            pipeline.prepare(services, "1.2.3.4")
+            prepare.prepare(services, "1.2.3.4")
         except Killed:
             died += 1
-        ahead += timedelta(seconds=pipeline.LEASE_S + 1)
-    assert died == pipeline.ATTEMPTS_MAX
+        ahead += timedelta(seconds=drain.LEASE_S + 1)
+    assert died == drain.ATTEMPTS_MAX
     with database.read() as tx:
         found = {row.sop_instance_uid: row for row in tx.conn.execute(sa.select(instances))}
     assert found["1.2.3.4"].state == "failed"

@@ -5,7 +5,7 @@ import pytest
 from dicom_io.eligibility import Policy
 from worker.destinations import parse
 from worker.errors import BadSettings
-from worker.services import make_policy
+from worker.prepare import make_policy
 from worker.settings import PREFIX, Settings
 
 

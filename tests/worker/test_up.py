@@ -12,7 +12,7 @@ from pynetdicom import AE
 
 from db import latencies
 from dicom_io import scu
-from dicom_io.sr import as_text
+from dicom_io.sr_text import as_text
 from tests.support import dicom
 from tests.support.system import Pacs, System, wait_for
 

@@ -17,8 +17,9 @@ from model.bands import Band, Interpreter, Prediction
 from model.bundle import UNLIKE_TRAINING, Bundle
 from model.predict import Predictor
 from model.saliency import outline
+from worker.prepare import make_policy
 from worker.saliency import warning_of
-from worker.services import make_interpreter, make_policy, open_bundle
+from worker.services import make_interpreter, open_bundle
 from worker.settings import Settings
 
 PICTURES = {".jpeg", ".jpg", ".png"}  # everything else is taken for DICOM

@@ -12,7 +12,7 @@ from db.feedback import record_feedback
 from db.search import BadCursor
 from dicom_io.errors import DicomError
 from worker.health import assess
-from worker.saliency import as_map
+from worker.saliency_map import as_map
 from worker.web import schemas
 from worker.web.access import Visitor, clean_name, require_operator, require_visitor
 from worker.web.context import Web, WebDep

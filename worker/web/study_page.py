@@ -12,7 +12,7 @@ from db.feedback import COMMENT_LENGTH_MAX, record_feedback
 from db.tables import Verdict
 from dicom_io.errors import DicomError, UnreadableDicom
 from dicom_io.read import raw_value, read_header_dataset, text_value
-from dicom_io.sr import as_text
+from dicom_io.sr_text import as_text
 from worker.web import render
 from worker.web.access import clean_name
 from worker.web.api import find_study, printable, start_again
