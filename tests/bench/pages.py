@@ -22,7 +22,7 @@ PAGES = {
     "worklist, 7 days": "/",
     "worklist, all": "/?days=all",
     "worklist, all, newest first": "/?days=all&sort=received",
-    "study": "/studies/1.2.3.5",
+    "study": "/studies/{study}",
     "system": "/system",
 }
 
@@ -36,19 +36,31 @@ def run(plan: Plan) -> list[Row]:
     population.fill(database, count, start=datetime.now(UTC) - timedelta(minutes=10 * count))
     database.dispose()
     settings = Settings.model_validate({"home_dir": home, "broker_url": "redis://127.0.0.1:1"})
-    client = TestClient(make_app(make_services(settings)), base_url="http://localhost")
+    client = client_of(settings)
     plan = plan if plan.quick else replace(plan, rounds=max(ROUNDS, plan.rounds))
     found = []
-    for name, path in PAGES.items():
+    for name, path in pages_with("1.2.3.5").items():
         _time_ms(client, path)  # templates are compiled once
         found += compare(f"page: {name}", UNIT, partial(_time_ms, client, path), {}, plan)
     return found
 
 
-def _time_ms(client: TestClient, path: str) -> float:
-    started = time.perf_counter()
+def client_of(settings: Settings) -> TestClient:
+    return TestClient(make_app(make_services(settings)), base_url="http://localhost")
+
+
+def pages_with(study_instance_uid: str) -> dict[str, str]:
+    """The path of each page, that of a study among them."""
+    return {name: path.format(study=study_instance_uid) for name, path in PAGES.items()}
+
+
+def fetch(client: TestClient, path: str) -> None:
     answer = client.get(path)
-    elapsed_s = time.perf_counter() - started
     if answer.status_code != 200:
         raise Failed(f"{path} answered {answer.status_code}")
-    return elapsed_s * 1000
+
+
+def _time_ms(client: TestClient, path: str) -> float:
+    started = time.perf_counter()
+    fetch(client, path)
+    return (time.perf_counter() - started) * 1000

@@ -27,6 +27,7 @@ from db import latencies, queries, schema
 from db.claims import STAGES, due_keys
 from db.engine import Database, Transaction
 from model.bundle import read_bundle, shipped_bundle_path
+from tests.bench import pages
 from tests.bench.servers import ROOT
 from worker.histograms import BOUNDS_S, SPAN_MAX
 from worker.metrics import Collector
@@ -141,7 +142,8 @@ def main() -> int:
             with _database(kind) as database:
                 Console(stderr=True).print(f"{kind}: writing {studies} studies")
                 _fill(database, kind, studies)
-                for name, ask in (_questions(studies) | _metrics(database)).items():
+                asked = _questions(studies) | _metrics(database) | _pages(database, studies)
+                for name, ask in asked.items():
                     found.append((kind, studies, name, *_time_ms(database, ask)))
     Console().print(_table(found))
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -247,8 +249,24 @@ def _metrics(database: Database) -> dict[str, Callable[[Transaction], object]]:
     }
 
 
+def _pages(database: Database, studies: int) -> dict[str, Callable[[Transaction], object]]:
+    """What the browser asks for, as the server answers it."""
+    url = database.engine.url.render_as_string(hide_password=False)
+    settings = {"database_url": url, "broker_url": "redis://127.0.0.1:1"}
+    client = pages.client_of(Settings.model_validate(settings))
+    return {
+        f"page: {name}": lambda _tx, path=path: pages.fetch(client, path)
+        for name, path in pages.pages_with(_middle(studies)).items()
+        if studies or name != "study"
+    }
+
+
+def _middle(studies: int) -> str:
+    return f"2.25.{studies // 2}"
+
+
 def _questions(studies: int) -> dict[str, Callable[[Transaction], object]]:
-    study = f"2.25.{studies // 2}"
+    study = _middle(studies)
 
     def results(tx: Transaction, **wanted: object) -> object:
         return queries.find_study_results(tx, queries.ResultFilter(**wanted))  # type: ignore[arg-type]
