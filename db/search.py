@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from db.engine import Transaction
 from db.queries import ResultFilter, conditions, study_results
+from db.tables import ACCESSION, PROBABILITY, URGENCY, URGENCY_SHOWN
 
 STREAM_ROWS = 1000  # held in memory at once by a stream
 
@@ -21,7 +22,7 @@ class Sort(StrEnum):
     """Orders of a list; each has one direction, and ends with the study's UID.
 
     urgency: positive, review, what has no band to trust (failed, unfinished, withheld), negative;
-    within these the most probable first.
+    within these the most probable first. Each order has an index (`db.tables`).
     """
 
     URGENCY = "urgency"
@@ -50,41 +51,28 @@ class _Key:
     descending: bool
 
 
-def _urgency(*, withhold: bool) -> sa.ColumnElement[Any]:
-    view = study_results.c
-    ranks: list[tuple[sa.ColumnElement[bool], int]] = [
-        (view.band == "positive", 3),
-        (view.band == "review", 2),
-        (view.band == "negative", 0),
-    ]
-    if withhold:
-        ranks.insert(0, (view.intended_use != "inside", 1))
-    return sa.case(*ranks, else_=1)
-
-
 def _keys(sort: Sort, *, withhold: bool) -> tuple[_Key, ...]:
     view = study_results.c
     uid = _Key(column=view.study_instance_uid, kind=str, descending=False)
     received = _Key(column=view.received_at, kind=datetime, descending=True)
-    probability = sa.func.coalesce(view.probability, -1.0)
-    probable = _Key(column=probability, kind=float, descending=True)
     match sort:
         case Sort.URGENCY:
-            rank = _Key(column=_urgency(withhold=withhold), kind=float, descending=True)
-            if withhold:  # the order must not tell what is not shown
-                shown = sa.case((view.intended_use == "inside", view.probability))
-                probability = sa.func.coalesce(shown, -1.0)
-                probable = _Key(column=probability, kind=float, descending=True)
-            return (rank, probable, received, uid)
+            urgency = _expression(URGENCY_SHOWN if withhold else URGENCY, sa.Float())
+            return (_Key(column=urgency, kind=float, descending=True), received, uid)
         case Sort.RECEIVED:
             return (received, uid)
         case Sort.OLDEST:
             return (_Key(column=view.received_at, kind=datetime, descending=False), uid)
         case Sort.PROBABILITY:
-            return (probable, received, uid)
+            probability = _expression(PROBABILITY, sa.Float())
+            return (_Key(column=probability, kind=float, descending=True), received, uid)
         case Sort.ACCESSION:
-            accession = sa.func.coalesce(view.accession_number, "")
+            accession = _expression(ACCESSION, sa.String())
             return (_Key(column=accession, kind=str, descending=False), received, uid)
+
+
+def _expression(text: str, type_: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
+    return sa.literal_column(f"({text})", type_)
 
 
 def page(
@@ -127,14 +115,18 @@ def _select(wanted: ResultFilter, keys: tuple[_Key, ...]) -> sa.Select[Any]:
 
 
 def _after(keys: tuple[_Key, ...], values: Sequence[Any]) -> sa.ColumnElement[bool]:
-    """Rows behind a place: greater in the first key, or equal in it and greater in the next…"""
+    """Rows behind a place: greater in the first key, or equal in it and greater in the next…
+
+    That the first key is not on the other side says nothing new, but an index starts there.
+    """
+    first, start = keys[0].column, values[0]
     alternatives = []
     for number, key in enumerate(keys):
         column, value = key.column, values[number]
         beyond = column < value if key.descending else column > value
         equal = [keys[i].column == values[i] for i in range(number)]
         alternatives.append(sa.and_(*equal, beyond))
-    return sa.or_(*alternatives)
+    return sa.and_(first <= start if keys[0].descending else first >= start, sa.or_(*alternatives))
 
 
 def _public(row: sa.RowMapping) -> dict[str, Any]:

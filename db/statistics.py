@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -11,12 +11,13 @@ import sqlalchemy as sa
 
 from db.engine import Transaction
 from db.queries import failures, instance_results, instance_times, study_results, study_times
-from db.tables import InstanceState, feedback, instances, reports
+from db.tables import NOT_ANALYSED, feedback, instances, reports
 
 STUDY_STEPS = ("arrival_s", "analysis_s", "report_s", "delivery_s", "total_s")
 INSTANCE_STEPS = ("prepare_s", "infer_s", "total_s")
-_NOT_ANALYSED = (InstanceState.REJECTED, InstanceState.FAILED)
-TIMED_MAX = 10_000  # the newest: a site that has more in a day is told of its last hours
+_BANDS = ("positive", "review", "negative")
+TIMED_MAX = 5_000  # the newest: a site that has more in a day is told of its last hours
+COUNTED_MAX = 20_000
 SECONDS_MAX = 7 * 86400.0  # a study that got an image a week later says nothing of our speed
 
 
@@ -71,21 +72,29 @@ def _percentiles(found: Sequence[float | None]) -> Durations:
 
 def studies_per_day(tx: Transaction, since: datetime) -> list[Mapping[str, Any]]:
     """Rows of day ("2026-11-25", UTC), band and count, the oldest day first."""
-    day = _day(tx, study_results.c.received_at)
-    band = study_results.c.band
-    query = (
-        sa.select(day.label("day"), band, sa.func.count().label("count"))
-        .where(study_results.c.received_at >= since)
-        .group_by(day, band)
-        .order_by(day)
-    )
-    return [dict(row) for row in tx.conn.execute(query).mappings()]
+    found: list[Mapping[str, Any]] = []
+    start = since.astimezone(UTC)
+    while start <= tx.now:
+        following = _midnight_after(start)
+        # Each day by itself: to group a month by day is to sort it.
+        for band, count in _count_bands(tx, start, following).items():
+            found.append({"day": start.date().isoformat(), "band": band, "count": count})
+        start = following
+    return found
 
 
-def _day(tx: Transaction, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    if tx.conn.dialect.name == "sqlite":  # which keeps UTC as text
-        return sa.func.substr(sa.type_coerce(column, sa.Text), 1, 10)
-    return sa.func.to_char(sa.func.timezone("UTC", column), "YYYY-MM-DD")
+def _midnight_after(moment: datetime) -> datetime:
+    return datetime.combine(moment.date() + timedelta(days=1), time(), UTC)
+
+
+def _count_bands(tx: Transaction, since: datetime, until: datetime) -> dict[str | None, int]:
+    """How many studies received in between each band has, without those that none has."""
+    at, band = study_results.c.received_at, study_results.c.band
+    each = [sa.func.count(sa.case((band == name, 1))) for name in _BANDS]
+    query = sa.select(sa.func.count(), *each).where(at >= since, at < until)
+    every, *counts = tx.conn.execute(query).one()
+    found = dict(zip(_BANDS, counts, strict=True)) | {None: every - sum(counts)}
+    return {name: count for name, count in found.items() if count}
 
 
 def bands(tx: Transaction, since: datetime) -> dict[str | None, int]:
@@ -113,23 +122,14 @@ def reasons(tx: Transaction, since: datetime, *, limit: int) -> list[Mapping[str
     """Why images were not analysed: state, reason and count, the most frequent first."""
     view = instance_results.c
     count = sa.func.count().label("count")
-    state = _unindexed(view.state)
     query = (
-        sa.select(state.label("state"), view.reason, count)
-        .where(view.received_at >= since, state.in_(_NOT_ANALYSED))
-        .group_by(state, view.reason)
-        .order_by(count.desc(), state, view.reason)
+        sa.select(view.state, view.reason, count)
+        .where(view.received_at >= since, sa.text(NOT_ANALYSED))
+        .group_by(view.state, view.reason)
+        .order_by(count.desc(), view.state, view.reason)
         .limit(limit)
     )
     return [dict(row) for row in tx.conn.execute(query).mappings()]
-
-
-def _unindexed(state: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
-    """A state in words that no index answers: what was received lately is looked through instead.
-
-    The same holds in the view `failures`.
-    """
-    return sa.type_coerce(state, sa.String).concat(sa.literal_column("''"))
 
 
 def not_analysed(tx: Transaction, since: datetime, *, limit: int) -> list[Mapping[str, Any]]:
@@ -137,7 +137,7 @@ def not_analysed(tx: Transaction, since: datetime, *, limit: int) -> list[Mappin
     view = instance_results.c
     query = (
         sa.select(instance_results)
-        .where(view.received_at >= since, _unindexed(view.state).in_(_NOT_ANALYSED))
+        .where(view.received_at >= since, sa.text(NOT_ANALYSED))
         .order_by(view.received_at.desc())
         .limit(limit)
     )
@@ -158,17 +158,26 @@ def find_failures(tx: Transaction, since: datetime, *, limit: int) -> list[Mappi
 def logit_counts(
     tx: Transaction, edges: Sequence[float], since: datetime, *, model_version: str
 ) -> list[int]:
-    """How many predicted images' logits fall below, between and beyond the edges (ascending)."""
-    logit = instances.c.logit
+    """How many predicted images' logits fall below, between and beyond the edges (ascending).
+
+    Of the newest COUNTED_MAX at the most, which tell as much as all of a busy site's month.
+    """
+    # Not by state: SQLite would pass by every image that ever was predicted.
+    newest = (
+        sa.select(instances.c.logit)
+        .where(
+            instances.c.logit.is_not(None),
+            instances.c.model_version == model_version,
+            instances.c.received_at >= since,
+        )
+        .order_by(instances.c.received_at.desc())
+        .limit(COUNTED_MAX)
+        .subquery()
+    )
+    logit = newest.c.logit
     bins = []
     for low, high in pairwise([None, *edges, None]):
         within = [] if low is None else [logit >= low]
         within += [] if high is None else [logit < high]
         bins.append(sa.func.coalesce(sa.func.sum(sa.case((sa.and_(*within), 1), else_=0)), 0))
-    # Not by state: SQLite would pass by every image that ever was predicted.
-    query = sa.select(*bins).where(
-        logit.is_not(None),
-        instances.c.model_version == model_version,
-        instances.c.received_at >= since,
-    )
-    return [int(count) for count in tx.conn.execute(query).one()]
+    return [int(count) for count in tx.conn.execute(sa.select(*bins)).one()]

@@ -102,11 +102,31 @@ def _of_ended(name: str, when: str) -> sa.Index:
     return sa.Index(name, when, sqlite_where=where, postgresql_where=where)
 
 
+# What lists of studies are sorted by, in the very words of their indexes. By urgency: positive,
+# review, what has no band to trust, negative; within these the most probable first.
+PROBABILITY = "COALESCE(probability, -1.0)"
+URGENCY = (
+    "CASE band WHEN 'positive' THEN 9.0 WHEN 'review' THEN 6.0 WHEN 'negative' THEN 0.0"
+    f" ELSE 3.0 END + {PROBABILITY}"
+)
+# Outside the intended use, the order must not tell what is not shown.
+URGENCY_SHOWN = f"CASE intended_use WHEN 'inside' THEN {URGENCY} ELSE 2.0 END"
+ACCESSION = "COALESCE(accession_number, '')"
+
+
+def _of_sorted(name: str, expression: str) -> sa.Index:
+    """By an expression, then the newest first: a page of a list, without looking at the rest."""
+    return sa.Index(name, sa.text(expression), sa.text("received_at DESC"), "study_instance_uid")
+
+
 def _of_failed(name: str, when: str) -> sa.Index:
     """By when they failed, in the very words of the view `failures`, which is read from it."""
     where = sa.text("state || '' = 'failed'")
     return sa.Index(name, when, sqlite_where=where, postgresql_where=where)
 
+
+# In words that no index of states answers: SQLite would take that one.
+NOT_ANALYSED = "state || '' IN ('rejected', 'failed')"
 
 studies = sa.Table(
     "studies",
@@ -160,8 +180,12 @@ studies = sa.Table(
     ),
     sa.Index("ix_studies_state", "state"),
     _of_failed("ix_studies_failed_at", "failed_at"),
-    sa.Index("ix_studies_received_at", "received_at"),
+    sa.Index("ix_studies_received_at", "received_at", "band"),  # with it, days are counted
     sa.Index("ix_studies_accession_number", "accession_number"),
+    _of_sorted("ix_studies_urgency", f"({URGENCY}) DESC"),
+    _of_sorted("ix_studies_urgency_shown", f"({URGENCY_SHOWN}) DESC"),
+    _of_sorted("ix_studies_probability", f"({PROBABILITY}) DESC"),
+    _of_sorted("ix_studies_accession", f"({ACCESSION})"),
 )
 
 instances = sa.Table(
@@ -204,6 +228,12 @@ instances = sa.Table(
     sa.Index("ix_instances_received_at", "received_at"),
     _of_ended("ix_instances_finished_at", "finished_at"),
     _of_failed("ix_instances_failed_at", "finished_at"),
+    sa.Index(
+        "ix_instances_not_analysed",
+        "received_at",
+        sqlite_where=sa.text(NOT_ANALYSED),
+        postgresql_where=sa.text(NOT_ANALYSED),
+    ),
 )
 
 # The model's pictures while they wait for it; deleted once they are predicted.

@@ -4,8 +4,10 @@ import base64
 import json
 import tracemalloc
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +68,35 @@ def test_urgency_takes_no_notice_of_what_is_withheld(filled: Database) -> None:
     shown = [row["band"] if row["intended_use"] == "inside" else None for row in found]
     ranks = [{"positive": 3, "review": 2, None: 1, "negative": 0}[band] for band in shown]
     assert ranks == sorted(ranks, reverse=True)
+
+
+@pytest.mark.parametrize("sort", Sort)
+@pytest.mark.parametrize("withhold", [False, True])
+def test_no_page_sorts_what_it_does_not_show(filled: Database, sort: Sort, withhold: bool) -> None:
+    """However large the table is, which PostgreSQL's planner knows only of large ones."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    with filled.read() as tx:
+        sa.event.listen(filled.engine, "before_cursor_execute", note)
+        cursor = None
+        for _ in range(2):
+            page = search.page(tx, ResultFilter(), sort, size=5, cursor=cursor, withhold=withhold)
+            cursor = page.next_cursor
+        sa.event.remove(filled.engine, "before_cursor_execute", note)
+        explain = "EXPLAIN QUERY PLAN"
+        if not filled.is_sqlite:
+            tx.conn.exec_driver_sql("SET LOCAL enable_sort = off")
+            tx.conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            explain = "EXPLAIN"
+        for statement, parameters in asked:
+            steps = tx.conn.exec_driver_sql(f"{explain} {statement}", parameters)
+            plan = " ".join(str(step[-1]) for step in steps)
+            assert "ix_studies_" in plan
+            assert "TEMP B-TREE FOR ORDER BY" not in plan
+            assert "Sort" not in plan or "Incremental Sort" in plan  # of the very same moment
 
 
 def test_a_study_that_arrives_between_pages_neither_repeats_nor_hides_others(

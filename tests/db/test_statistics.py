@@ -1,11 +1,54 @@
 """Figures over many rows."""
 
+from collections import Counter
+from datetime import timedelta
+
 import pytest
+import sqlalchemy as sa
 
 from db import statistics
 from db.engine import Database
 from db.statistics import Durations
+from db.tables import UtcDateTime
 from tests.support import population
+
+
+def test_every_study_is_counted_on_its_day_and_in_its_band(database: Database) -> None:
+    population.fill(database, 700)
+    since = population.START + timedelta(hours=30)
+    received = "SELECT received_at, band FROM study_results"
+    with database.read() as tx:
+        rows = tx.conn.execute(sa.text(received).columns(received_at=UtcDateTime, band=sa.String))
+        expected = Counter(
+            (row.received_at.date().isoformat(), row.band)
+            for row in rows
+            if row.received_at >= since
+        )
+        found = statistics.studies_per_day(tx, since)
+    assert {(row["day"], row["band"]): row["count"] for row in found} == expected
+    assert [row["day"] for row in found] == sorted(row["day"] for row in found)
+    assert len({day for day, _ in expected}) > 3
+
+
+def test_logits_are_counted_of_the_newest_images(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    population.fill(database, 300)
+    newest_first = (
+        "SELECT logit FROM instances WHERE model_version = '1.1.0' AND logit IS NOT NULL"
+        " ORDER BY received_at DESC"
+    )
+    with database.read() as tx:
+        logits = list(tx.conn.scalars(sa.text(newest_first)))
+        for most in (20, 1000):
+            monkeypatch.setattr(statistics, "COUNTED_MAX", most)
+            counts = statistics.logit_counts(
+                tx, [-1.0, 1.0], population.START, model_version="1.1.0"
+            )
+            some = logits[:most]
+            low, high = sum(it < -1 for it in some), sum(it >= 1 for it in some)
+            assert counts == [low, len(some) - low - high, high]
+    assert len(logits) > 20
 
 
 @pytest.mark.parametrize("count", [0, 1, 300])
