@@ -125,7 +125,11 @@ class Predictor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(grey)
             logits, features, *activations = self._model(grey, training=False)
-        return logits, features, grad_cam(tf, activations, tape.gradient(logits, activations))
+        return (
+            logits,
+            features,
+            grad_cam(tf, logits, activations, tape.gradient(logits, activations)),
+        )
 
 
 def _cpu_batch_sizes(threads: int | None) -> tuple[int, ...]:

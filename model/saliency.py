@@ -29,7 +29,7 @@ def last_spatial_outputs(network: Any) -> list[Any]:
     member of an ensemble; none where nothing but the picture has a layout.
     """
     latest: dict[int, dict[int, Any]] = {}
-    for layer in network.layers:  # in the order in which they are computed
+    for layer in network.operations:  # in the order in which they are computed
         outputs = _listed(layer.output)
         inputs = [] if _is_input(layer) else _listed(layer.input)
         before = {key: tensor for it in inputs for key, tensor in latest.get(id(it), {}).items()}
@@ -39,17 +39,21 @@ def last_spatial_outputs(network: Any) -> list[Any]:
     return list(latest.get(id(network.outputs[0]), {}).values())
 
 
-def grad_cam(tf: Any, activations: list[Any], gradients: list[Any]) -> Any:
+def grad_cam(tf: Any, logits: Any, activations: list[Any], gradients: list[Any]) -> Any:
     """Raw maps as a TensorFlow graph computes them, in log-odds: (n, rows, columns).
 
-    activations, gradients: of each last spatial output, (n, r, c, d); gradients of the logits.
-    Each cell is what it adds to the logit; the maps of several bodies are added up, on the
-    finest of their grids.
+    logits: (n, 1). activations, gradients: of each last spatial output, (n, r, c, d); gradients of
+    the logits. Each cell is what it adds to the logit; the maps of several bodies are added up, on
+    the finest of their grids. A body that sees each picture followed by its mirror image,
+    (2 n, r, c, d), has the map of the latter turned back and added.
     """
     maps = []
     for activation, gradient in zip(activations, gradients, strict=True):
         weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
-        maps.append(tf.nn.relu(tf.reduce_sum(weights * activation, axis=-1)))
+        found = tf.nn.relu(tf.reduce_sum(weights * activation, axis=-1))
+        sides = tf.reshape(found, (tf.shape(logits)[0], -1, *found.shape[1:]))
+        mirrored = tf.reverse(sides[:, 1:], axis=[-1])
+        maps.append(sides[:, 0] + tf.reduce_sum(mirrored, axis=1))
     if len(maps) == 1:
         return maps[0]
     rows, columns = max((tuple(it.shape[1:3]) for it in maps), key=lambda grid: grid[0] * grid[1])

@@ -22,6 +22,7 @@ from model.evaluation.page import Page, Table
 from model.evaluation.report import evaluate
 from model.predict import Predictor
 from training import gallery
+from training import recipe as recipes
 from training.dataset import Dataset, load
 from training.errors import RunError
 from training.evaluate import (
@@ -34,6 +35,7 @@ from training.evaluate import (
 )
 from training.export import Evaluated
 from training.fit import predict
+from training.networks import as_served
 from training.plots import draw_evaluation
 from training.predictions import (
     Predictions,
@@ -71,7 +73,7 @@ def predict_validation(run: Run, cache: Path) -> Predictions:
     if run.predictions.exists():
         return read_predictions(run.predictions)
     dataset, split = run.data(cache)
-    network = keras.saving.load_model(run.final, compile=False)
+    network = _served(run)
 
     def predict_into(path: Path, indices: NDArray[np.int64]) -> Predictions:
         made = predict_twins(lambda pixels: predict(network, pixels), dataset, indices)
@@ -81,6 +83,11 @@ def predict_validation(run: Run, cache: Path) -> Predictions:
     if len(split.shifted):
         predict_into(run.shifted_predictions, split.shifted)
     return predict_into(run.predictions, split.validation)
+
+
+def _served(run: Run) -> Any:
+    recipe = recipes.find(run.settings().recipe)
+    return as_served(keras.saving.load_model(run.final, compile=False), recipe)
 
 
 def evaluated(run: Run, dataset: Dataset) -> Evaluated:
@@ -104,7 +111,7 @@ def assess_run(run: Run, cache: Path, tables: Sequence[Table] = ()) -> dict[str,
     dataset, _ = run.data(cache)
     predictions, rule = _validated(run)
     settings = run.settings()
-    saliency = gallery.saliency_of(keras.saving.load_model(run.final, compile=False))
+    saliency = gallery.saliency_of(_served(run))
     facts = [
         ("Run", f"{settings.recipe}, seed {settings.seed}, {settings.epochs} epochs"),
         ("Data", f"fold {settings.fold} of {settings.folds}, split {settings.split}"),

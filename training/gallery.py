@@ -95,7 +95,7 @@ def saliency_of(network: Any) -> Saliency | None:
             tape.watch(grey)
             logits, *activations = model(grey, training=False)
         gradients = tape.gradient(logits, activations)
-        return scaled(np.asarray(grad_cam(tf, activations, gradients), dtype=np.float32))
+        return scaled(np.asarray(grad_cam(tf, logits, activations, gradients), dtype=np.float32))
 
     return maps
 

@@ -1,9 +1,11 @@
-"""Copies of a trained network: for inference only, and on an input that several share."""
+"""Copies of a trained network: as it is served, and on an input that several share."""
 
 from pathlib import Path
 from typing import Any
 
 from training.recipe import Recipe
+
+BOTH_SIDES = "both_sides"  # the layer that takes the mean
 
 
 def save_for_inference(source: Path, target: Path, recipe: Recipe) -> None:
@@ -11,14 +13,44 @@ def save_for_inference(source: Path, target: Path, recipe: Recipe) -> None:
     import keras
 
     network = copied(keras.saving.load_model(source, compile=False))
-    with_ood_layer(network, recipe).save(target, include_optimizer=False)
+    as_served(network, recipe).save(target, include_optimizer=False)
 
 
-def with_ood_layer(network: Any, recipe: Recipe) -> Any:
-    """The network as it is served: with the layer that the recipe's score is made of."""
-    if recipe.ood_branch is None or any(it.name == recipe.ood_layer for it in network.layers):
-        return network
-    return recipe.ood_branch(network)
+def as_served(network: Any, recipe: Recipe) -> Any:
+    """A trained network as its recipe has it served; one that is so already stays as it is.
+
+    Over both sides where the recipe says so, and with the layer that its score is made of.
+    """
+    has = {layer.name for layer in network.layers}
+    if recipe.both_sides and BOTH_SIDES not in has:
+        network = over_both_sides(network)
+    if recipe.ood_branch is not None and recipe.ood_layer not in has:
+        network = recipe.ood_branch(network)
+    return network
+
+
+def over_both_sides(network: Any) -> Any:
+    """A network that judges each picture and its mirror image, and says the mean of both logits.
+
+    What is between sees n pictures as 2 n, each followed by its mirror image.
+    """
+    import keras
+
+    shape = network.input.shape[1:]
+    pixels = keras.Input(shape, name="pixels")
+    pairs = keras.ops.stack([pixels, keras.ops.flip(pixels, axis=2)], axis=1)
+    outputs: list[Any] = []
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs.append(layer(*args, **kwargs))
+        return outputs[-1]
+
+    _clone(network, keras.ops.reshape(pairs, (-1, *shape)), call=call)
+    logits = keras.ops.reshape(outputs[-1], (-1, 2, 1))  # the logit is what comes last
+    mean = keras.layers.GlobalAveragePooling1D(name=BOTH_SIDES)(logits)
+    model = keras.Model(pixels, mean, name=network.name)
+    _copy_weights(network, model)
+    return model
 
 
 def has_layer(path: Path, name: str) -> bool:
@@ -34,16 +66,26 @@ def copied(network: Any, *, pixels: Any = None, prefix: str = "") -> Any:
 
     pixels: the input to build it on, else a new one. prefix: goes before each layer's name.
     """
+    copy = _clone(network, pixels, prefix=prefix)
+    _copy_weights(network, copy, prefix)
+    return copy
+
+
+def _clone(network: Any, pixels: Any, *, prefix: str = "", call: Any = None) -> Any:
     import keras
 
     def clone(operation: Any) -> Any:
-        if not isinstance(operation, keras.Layer):
-            return operation.__class__.from_config(operation.get_config())
-        config = operation.get_config() | {"dtype": "float32", "trainable": True}
-        return operation.__class__.from_config(config | {"name": prefix + operation.name})
+        config = operation.get_config() | {"name": prefix + operation.name}
+        if isinstance(operation, keras.Layer):
+            config |= {"dtype": "float32", "trainable": True}
+        return operation.__class__.from_config(config)
 
-    copy = keras.models.clone_model(network, input_tensors=pixels, clone_function=clone)
+    return keras.models.clone_model(
+        network, input_tensors=pixels, clone_function=clone, call_function=call
+    )
+
+
+def _copy_weights(network: Any, copy: Any, prefix: str = "") -> None:
     for layer in network.layers:
         if layer.weights:
             copy.get_layer(prefix + layer.name).set_weights(layer.get_weights())
-    return copy

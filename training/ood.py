@@ -22,7 +22,7 @@ from training.augment import Augmentation, augment
 from training.dataset import Dataset
 from training.errors import RunError
 from training.negatives import Negative, adult_chests, negatives
-from training.networks import with_ood_layer
+from training.networks import as_served
 from training.predictions import read_predictions
 from training.recipe import Recipe
 from training.split import Split
@@ -119,7 +119,7 @@ def fit_ood(
     """
     import keras
 
-    served = with_ood_layer(keras.saving.load_model(weights, compile=False), recipe)
+    served = as_served(keras.saving.load_model(weights, compile=False), recipe)
     network = with_features(served, recipe.ood_layer, recipe.ood_grid)
     model = keras.Model(network.input, network.outputs[1])  # an early layer needs no later ones
     chests = np.asarray(dataset.pixels[split.validation])

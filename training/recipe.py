@@ -27,6 +27,8 @@ class Recipe:
     out-of-distribution score is made of; channels and regions multiply to at most some hundreds.
     schedule: the learning rate after the warm-up, a cosine to zero or constant.
     plateau, early_stopping: watch the loss on a tenth of the training pictures, set aside.
+    both_sides: the served network says the mean of the logits of the picture and of its mirror
+    image, for twice the computing.
     ood_branch: adds ood_layer, as a second output, to a trained network that lacks it.
     imagenet: whose ImageNet weights they are, and under which licence.
     settled_on: so many training pictures, as they are, give the batch norms their statistics once
@@ -54,6 +56,7 @@ class Recipe:
     early_stopping: EarlyStopping | None = None
     settled_on: int = 0
     averaging: float | None = None
+    both_sides: bool = False
     class_weights: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 

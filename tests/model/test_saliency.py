@@ -88,7 +88,7 @@ def test_the_parts_of_an_ensemble_add_up_on_the_finest_grid() -> None:
     assert [tuple(it.shape[1:3]) for it in last_spatial_outputs(model)] == [(8, 8), (4, 4)]
     ones = [tf.ones((1, 8, 8, 2)), tf.ones((1, 4, 4, 2))]
     gradients = [tf.ones((1, 8, 8, 2)), 4 * tf.ones((1, 4, 4, 2))]
-    cam = grad_cam(tf, ones, gradients).numpy()
+    cam = grad_cam(tf, tf.zeros((1, 1)), ones, gradients).numpy()
     assert cam.shape == (1, 8, 8)
     np.testing.assert_allclose(cam, 2 + 8 / 4)  # 16 cells of 8 become 64 of 2
 

@@ -61,6 +61,7 @@ RECIPE = Recipe(
     warmup_epochs=0.5,
     weight_decay=1e-4,
     settled_on=1024,
+    both_sides=True,
     ood_layer=efficientnet_lite.OOD_FEATURES,
     ood_grid=efficientnet_lite.OOD_GRID,
     ood_branch=efficientnet_lite.with_likeness,

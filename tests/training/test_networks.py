@@ -1,0 +1,103 @@
+"""Trained networks as they are served, and copies of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.predict import import_tensorflow
+from model.saliency import grad_cam, last_spatial_outputs
+from training import efficientnet_lite
+from training.networks import as_served, copied, over_both_sides
+from training.recipe import Recipe, find
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    made = efficientnet_lite.build(size=SIDE, inner_size=48, outputs=1, dropout=0.3)
+    for layer in made.layers:  # as they are at first, all pictures have nearly the same logit
+        layer.set_weights([3 * it if it.ndim > 1 else it for it in layer.get_weights()])
+    kernel, bias = made.get_layer("logits").get_weights()
+    made.get_layer("logits").set_weights([np.abs(kernel), bias])  # so that maps are not blank
+    return made
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return replace(find("efficientnet-lite0"), both_sides=True)
+
+
+def pictures(count: int) -> Any:
+    return np.random.default_rng(0).uniform(0, 255, (count, SIDE, SIDE, 1)).astype(np.float32)
+
+
+def test_both_sides_are_the_mean_of_a_picture_and_its_mirror_image(network: Any) -> None:
+    images = pictures(3)
+    mirrored = images[:, :, ::-1]
+    alone = network.predict_on_batch(images), network.predict_on_batch(mirrored)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    both = over_both_sides(network)
+    np.testing.assert_allclose(both.predict_on_batch(images), (alone[0] + alone[1]) / 2, atol=1e-4)
+    np.testing.assert_allclose(
+        both.predict_on_batch(images), both.predict_on_batch(mirrored), atol=1e-4
+    )
+    assert both.count_params() == network.count_params()
+
+
+def test_a_served_network_is_saved_and_loaded_without_code(
+    network: Any, recipe: Recipe, tmp_path: Path
+) -> None:
+    import keras
+
+    served = as_served(network, recipe)
+    served.save(tmp_path / "served.keras", include_optimizer=False)
+    loaded = keras.saving.load_model(tmp_path / "served.keras", safe_mode=True)
+    images = pictures(2)
+    for one, other in zip(
+        served.predict_on_batch(images), loaded.predict_on_batch(images), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert [it.shape[0] for it in loaded.predict_on_batch(images)] == [2, 2]  # logits and score
+    assert as_served(loaded, recipe) is loaded
+
+
+def test_the_map_of_both_sides_is_that_of_a_picture_and_of_its_mirror_image_turned_back(
+    network: Any,
+) -> None:
+    images = pictures(2)
+    of_one, of_the_other = _maps(network, images), _maps(network, images[:, :, ::-1])
+    expected = (of_one + of_the_other[:, :, ::-1]) / 2
+    np.testing.assert_allclose(_maps(over_both_sides(network), images), expected, atol=1e-4)
+    assert expected.max() > 1e-3
+
+
+def test_a_copy_of_a_served_network_says_the_same_under_other_names(
+    network: Any, recipe: Recipe
+) -> None:
+    served = as_served(network, recipe)
+    copy = copied(served, pixels=served.input, prefix="member1_")
+    images = pictures(2)
+    for one, other in zip(
+        served.predict_on_batch(images), copy.predict_on_batch(images), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert {layer.name.split("_")[0] for layer in copy.layers if layer.weights} == {"member1"}
+
+
+def _maps(network: Any, images: Any) -> Any:
+    import keras
+
+    tf = import_tensorflow()
+    model = keras.Model(network.input, [network.outputs[0], *last_spatial_outputs(network)])
+    grey = tf.constant(images)
+    with tf.GradientTape() as tape:
+        tape.watch(grey)
+        logits, *activations = model(grey, training=False)
+    return grad_cam(tf, logits, activations, tape.gradient(logits, activations)).numpy()
