@@ -23,7 +23,7 @@ WEIGHTS = "model.keras"
 FINDING = "Pneumonia"  # of a manifest that names none; what the worker's reports speak of
 UNLIKE_TRAINING = "unlike the training images"  # why a picture beyond the far limit is rejected
 _CODE = ("Lambda", "__lambda__")  # class names of a layer, and of a function anywhere
-SHIPPED = "efficientnet-lite0-0.3.0"
+SHIPPED = "efficientnet-lite0-0.4.0"
 
 
 @dataclass(frozen=True, kw_only=True)

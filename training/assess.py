@@ -86,8 +86,10 @@ def predict_validation(run: Run, cache: Path) -> Predictions:
 
 
 def _served(run: Run) -> Any:
+    """The run's network as it is served, without what its score is made of."""
     recipe = recipes.find(run.settings().recipe)
-    return as_served(keras.saving.load_model(run.final, compile=False), recipe)
+    network = as_served(keras.saving.load_model(run.final, compile=False), recipe)
+    return keras.Model(network.input, network.outputs[0])
 
 
 def evaluated(run: Run, dataset: Dataset) -> Evaluated:

@@ -33,13 +33,14 @@ def write_card(
     shortcuts: str,
     limits: Sequence[str],
     began_as: str,
+    output: str,
     plot: str,
     ood_plot: str,
 ) -> None:
     """Write the card beside the manifest that it describes.
 
     command: repeats the run. shortcuts, limits: what is known of the training data.
-    began_as: where the weights came from before they were fitted.
+    began_as: where the weights came from before they were fitted. output: what the network says.
     """
     finding = bundle.finding.lower()
     use = bundle.intended_use
@@ -105,7 +106,7 @@ At the balanced threshold. A group of one class only is compared with all images
 - Prevalence among the fitted images: {bundle.training_prevalence:.4f}; a reported probability is
   shifted from there to the site's
 - Preprocessing version {bundle.preprocess_version}: {_parameters(bundle)}
-- Input: grey values 0-255, {bundle.input_shape[0]}x{bundle.input_shape[1]}. Output: one raw logit
+- Input: grey values 0-255, {bundle.input_shape[0]}x{bundle.input_shape[1]}. Output: {output}
 
 ```
 {command}

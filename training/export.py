@@ -96,6 +96,7 @@ def export(
             shortcuts=about["shortcuts"],
             limits=about["limits"],
             began_as=began_as(settings),
+            output=output_of(settings),
             plot=PLOT,
             ood_plot=OOD_PLOT,
         )
@@ -203,6 +204,13 @@ def began_as(settings: RunSettings) -> str:
     if settings.weights != "imagenet":
         return f"those of the file {Path(settings.weights).name}"
     return f"ImageNet weights: {find(settings.recipe).imagenet}"
+
+
+def output_of(settings: RunSettings) -> str:
+    """What the served network says, for the card."""
+    if find(settings.recipe).both_sides:
+        return "one raw logit, the mean of those of the picture and of its mirror image"
+    return "one raw logit"
 
 
 def _held_out(settings: RunSettings) -> str:

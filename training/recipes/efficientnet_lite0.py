@@ -3,8 +3,11 @@
     cxr-train fit efficientnet-lite0 --data chest_xray --run runs/efficientnet-lite0
     cxr-train calibrate runs/efficientnet-lite0 && cxr-train evaluate runs/efficientnet-lite0
 
-Four epochs of 4173 pictures; three to four minutes an epoch on two busy cores. Expected on the
-patient-grouped fold of 1043 (fold 0, seed 0): AUC 0.998, accuracy 0.983 at the balanced point.
+Twelve epochs of 4173 pictures, one to two minutes each on two cores. Expected on the
+patient-grouped fold of 1043 (fold 0, seed 0): AUC 0.999, accuracy 0.984 at the balanced point.
+
+Served, it says the mean of the logits of a picture and of its mirror image: on every fold, and
+under a shift in sharpness, that is better than either.
 
 The stem and five blocks stay as they are: what they know of edges holds for radiographs,
 and the backward pass of their large depthwise convolutions is half of a CPU's work. No
@@ -55,7 +58,7 @@ def build(weights: Weights, outputs: int = 1) -> Any:
 RECIPE = Recipe(
     name="efficientnet-lite0",
     build=build,
-    epochs=4,
+    epochs=12,
     batch_size=32,
     learning_rate=5e-4,
     warmup_epochs=0.5,
