@@ -30,7 +30,9 @@ def storescp(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 @pytest.fixture
 def system(tmp_path: Path, storescp: tuple[str, Path]) -> Iterator[System]:
-    with running(tmp_path / "home", DESTINATIONS=storescp[0], STUDY_SETTLE_S=2) as (system, _):
+    # Every image is one to review, whatever the model thinks of it: so each has a picture.
+    settings = {"DESTINATIONS": storescp[0], "STUDY_SETTLE_S": 2, "BAND_REVIEW_FROM": 1e-6}
+    with running(tmp_path / "home", **settings) as (system, _):
         yield system
 
 

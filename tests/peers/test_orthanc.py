@@ -84,7 +84,8 @@ def pair(tmp_path: Path) -> Iterator[tuple[Orthanc, System]]:
         '[[destination]]\nname = "orthanc"\nkind = "dicom"\nae_title = "ORTHANC"\n'
         f'host = "127.0.0.1"\nport = {orthanc.dicom_port}\nstorage_commitment = true\n'
     )
-    settings = {"DESTINATIONS": "", "DESTINATIONS_FILE": listed}
+    # Every image is one to review, whatever the model thinks of it: so each has a picture.
+    settings = {"DESTINATIONS": "", "DESTINATIONS_FILE": listed, "BAND_REVIEW_FROM": 1e-6}
     with running(tmp_path / "home", **settings) as (system, _):
         try:
             orthanc.start(system.address.port)

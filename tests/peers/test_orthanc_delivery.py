@@ -49,8 +49,9 @@ def _stored(orthanc: Orthanc) -> dict[str, Any]:
 
 
 def test_orthanc_commits_what_it_holds_and_gets_again_what_it_lost(
-    orthanc: Orthanc, listener_port: int, tmp_path: Path
+    orthanc: Orthanc, listener_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)  # put back afterwards
     recipient = replace(parse(orthanc.destination), storage_commitment=True)
     waiting = Outbox(tmp_path, recipient)
     server = scp.start_server(

@@ -22,6 +22,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(autouse=True)
+def the_tiny_recipe(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.recipe.find", lambda _name: tiny_recipe)
+
+
 @pytest.fixture
 def fit_run(
     tiny_recipe: Recipe,

@@ -37,7 +37,10 @@ def sent(pacs: Pacs, tmp_path: Path) -> Outbox:
 
 
 @pytest.fixture
-def listener(sent: Outbox, tmp_path: Path) -> Iterator[Destination]:
+def listener(
+    sent: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Destination]:
+    monkeypatch.setattr("tempfile.tempdir", None)  # put back afterwards
     server: ThreadedAssociationServer = scp.start_server(
         scp.bind_port("127.0.0.1", 0),
         store=lambda path, origin: 0,
