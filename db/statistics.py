@@ -160,16 +160,11 @@ def logit_counts(
 ) -> list[int]:
     """How many predicted images' logits fall below, between and beyond the edges (ascending).
 
-    Of the newest COUNTED_MAX at the most, which tell as much as all of a busy site's month.
+    Of the newest COUNTED_MAX images at the most, which tell as much as all of a busy site's month.
     """
-    # Not by state: SQLite would pass by every image that ever was predicted.
     newest = (
-        sa.select(instances.c.logit)
-        .where(
-            instances.c.logit.is_not(None),
-            instances.c.model_version == model_version,
-            instances.c.received_at >= since,
-        )
+        sa.select(instances.c.logit, instances.c.model_version)
+        .where(instances.c.received_at >= since)
         .order_by(instances.c.received_at.desc())
         .limit(COUNTED_MAX)
         .subquery()
@@ -180,4 +175,5 @@ def logit_counts(
         within = [] if low is None else [logit >= low]
         within += [] if high is None else [logit < high]
         bins.append(sa.func.coalesce(sa.func.sum(sa.case((sa.and_(*within), 1), else_=0)), 0))
-    return [int(count) for count in tx.conn.execute(sa.select(*bins)).one()]
+    query = sa.select(*bins).where(logit.is_not(None), newest.c.model_version == model_version)
+    return [int(count) for count in tx.conn.execute(query).one()]
