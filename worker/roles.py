@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -105,7 +106,7 @@ def run_dicom_celery(settings: Settings, concurrency: int) -> int:
 
     app, services = make_app(settings.broker), ProcessServices(settings)
     register_dicom_tasks(app, services)
-    worker_process_init.connect(_on_child_start, weak=False)
+    worker_process_init.connect(partial(_on_child_start, os.getpid()), weak=False)
     worker_process_shutdown.connect(lambda **_: services.close(), weak=False)
     gc.freeze()  # a collection would copy what the children share with this process
     return _run_celery(app, "dicom", pool="prefork", concurrency=concurrency, queue=DICOM_QUEUE)
@@ -131,8 +132,8 @@ def _run_celery(app: Celery, role: str, *, pool: str, concurrency: int, queue: s
     return int(worker.exitcode or 0)
 
 
-def _on_child_start(**_: Any) -> None:
-    end_with_parent(os.getppid())
+def _on_child_start(celery_pid: int, **_: Any) -> None:
+    end_with_parent(celery_pid)  # known before the fork: the parent may be gone by now
     import cv2
 
     cv2.setNumThreads(1)  # the processes are the parallelism

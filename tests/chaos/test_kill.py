@@ -87,7 +87,7 @@ def test_a_killed_up_leaves_no_process_and_the_next_one_finishes_its_work(
         wait_for("the celery processes", lambda: len(system.processes("worker.roles")) >= 3)
         children = system.processes()
         system.kill()
-        wait_for("its children to end", lambda: not any(_lives(child) for child in children), 90)
+        wait_for("its children to end", lambda: not any(_lives(child) for child in children), 30)
         system.start()
         _assert_everything_arrived(system, pacs, sent)
 

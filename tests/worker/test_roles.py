@@ -1,11 +1,15 @@
 """The processes of the roles, where no other test starts them."""
 
+import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.support.system import wait_for
 from worker.roles import GIVES_MEMORY_BACK
 
 PICTURES = """
@@ -31,3 +35,34 @@ def test_a_child_gives_a_pictures_memory_back(environment: dict[str, str], keeps
         text=True,
     )
     assert (int(done.stdout) > 5) is keeps
+
+
+# Celery's process forks and dies before the child has started.
+ORPHAN = """
+import os, sys, time
+from worker import roles
+celery_pid = os.getpid()
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+    while os.getppid() == celery_pid:
+        time.sleep(0.01)
+    roles._on_child_start(celery_pid)
+    time.sleep(60)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel, as Linux can be asked")
+def test_a_child_whose_parent_died_before_it_started_does_not_live_on(tmp_path: Path) -> None:
+    printed = tmp_path / "pid"
+    with printed.open("w") as file:
+        subprocess.run([sys.executable, "-c", ORPHAN], stdout=file, check=True, env=os.environ)
+    child = int(wait_for("the child's pid", printed.read_text))
+    wait_for("the child to end", lambda: not _lives(child), 20)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
