@@ -57,22 +57,21 @@ def _keys(sort: Sort, *, withhold: bool) -> tuple[_Key, ...]:
     received = _Key(column=view.received_at, kind=datetime, descending=True)
     match sort:
         case Sort.URGENCY:
-            urgency = _expression(URGENCY_SHOWN if withhold else URGENCY, sa.Float())
-            return (_Key(column=urgency, kind=float, descending=True), received, uid)
+            return (_most(URGENCY_SHOWN if withhold else URGENCY), received, uid)
         case Sort.RECEIVED:
             return (received, uid)
         case Sort.OLDEST:
             return (_Key(column=view.received_at, kind=datetime, descending=False), uid)
         case Sort.PROBABILITY:
-            probability = _expression(PROBABILITY, sa.Float())
-            return (_Key(column=probability, kind=float, descending=True), received, uid)
+            return (_most(PROBABILITY), received, uid)
         case Sort.ACCESSION:
-            accession = _expression(ACCESSION, sa.String())
+            accession = sa.literal_column(ACCESSION, sa.String())
             return (_Key(column=accession, kind=str, descending=False), received, uid)
 
 
-def _expression(text: str, type_: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
-    return sa.literal_column(f"({text})", type_)
+def _most(number: str) -> _Key:
+    """The highest first, of an expression in the words of its index."""
+    return _Key(column=sa.literal_column(f"({number})", sa.Float()), kind=float, descending=True)
 
 
 def page(

@@ -77,7 +77,7 @@ def studies_per_day(tx: Transaction, since: datetime) -> list[Mapping[str, Any]]
     while start <= tx.now:
         following = _midnight_after(start)
         # Each day by itself: to group a month by day is to sort it.
-        for band, count in _count_bands(tx, start, following).items():
+        for band, count in bands(tx, start, following).items():
             found.append({"day": start.date().isoformat(), "band": band, "count": count})
         start = following
     return found
@@ -87,22 +87,16 @@ def _midnight_after(moment: datetime) -> datetime:
     return datetime.combine(moment.date() + timedelta(days=1), time(), UTC)
 
 
-def _count_bands(tx: Transaction, since: datetime, until: datetime) -> dict[str | None, int]:
-    """How many studies received in between each band has, without those that none has."""
+def bands(tx: Transaction, since: datetime, until: datetime | None = None) -> dict[str | None, int]:
+    """How many studies received in between each band has; None for those without one."""
     at, band = study_results.c.received_at, study_results.c.band
     each = [sa.func.count(sa.case((band == name, 1))) for name in _BANDS]
-    query = sa.select(sa.func.count(), *each).where(at >= since, at < until)
+    query = sa.select(sa.func.count(), *each).where(at >= since)
+    if until is not None:
+        query = query.where(at < until)
     every, *counts = tx.conn.execute(query).one()
     found = dict(zip(_BANDS, counts, strict=True)) | {None: every - sum(counts)}
     return {name: count for name, count in found.items() if count}
-
-
-def bands(tx: Transaction, since: datetime) -> dict[str | None, int]:
-    """How many studies received since each band has; None for those without one."""
-    band = study_results.c.band
-    query = sa.select(band, sa.func.count()).where(study_results.c.received_at >= since)
-    rows = tx.conn.execute(query.group_by(band))
-    return {row[0]: row[1] for row in rows}
 
 
 def highest_numbers(tx: Transaction) -> dict[str, tuple[str, int]]:

@@ -96,10 +96,15 @@ def work_columns() -> list[sa.Column[Any]]:
     ]
 
 
+def _of_some(name: str, *columns: str, where: str) -> sa.Index:
+    """Of the rows alone of which this is true; the others cost nothing."""
+    condition = sa.text(where)
+    return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+
+
 def _of_ended(name: str, when: str) -> sa.Index:
-    """By when they ended, for who asks what ended lately; a row that has not costs nothing."""
-    where = sa.text(f"{when} IS NOT NULL")
-    return sa.Index(name, when, sqlite_where=where, postgresql_where=where)
+    """By when they ended, for who asks what ended lately."""
+    return _of_some(name, when, where=f"{when} IS NOT NULL")
 
 
 # What lists of studies are sorted by, in the very words of their indexes. By urgency: positive,
@@ -121,8 +126,7 @@ def _of_sorted(name: str, expression: str) -> sa.Index:
 
 def _of_failed(name: str, when: str) -> sa.Index:
     """By when they failed, in the very words of the view `failures`, which is read from it."""
-    where = sa.text("state || '' = 'failed'")
-    return sa.Index(name, when, sqlite_where=where, postgresql_where=where)
+    return _of_some(name, when, where="state || '' = 'failed'")
 
 
 # In words that no index of states answers: SQLite would take that one.
@@ -164,20 +168,9 @@ studies = sa.Table(
     sa.Column("purged_at", UtcDateTime),  # since when the spool holds no pixel data of it
     *work_columns(),
     # Of those that are due at all: most studies are done, and no look for work passes by them.
-    sa.Index(
-        "ix_studies_backlog_due_at",
-        "backlog",
-        "due_at",
-        sqlite_where=sa.text("due_at IS NOT NULL"),
-        postgresql_where=sa.text("due_at IS NOT NULL"),
-    ),
+    _of_some("ix_studies_backlog_due_at", "backlog", "due_at", where="due_at IS NOT NULL"),
     # Of those that retention has not been at.
-    sa.Index(
-        "ix_studies_last_arrival_at",
-        "last_arrival_at",
-        sqlite_where=sa.text("purged_at IS NULL"),
-        postgresql_where=sa.text("purged_at IS NULL"),
-    ),
+    _of_some("ix_studies_last_arrival_at", "last_arrival_at", where="purged_at IS NULL"),
     sa.Index("ix_studies_state", "state"),
     _of_failed("ix_studies_failed_at", "failed_at"),
     sa.Index("ix_studies_received_at", "received_at", "band"),  # with it, days are counted
@@ -228,12 +221,7 @@ instances = sa.Table(
     sa.Index("ix_instances_received_at", "received_at"),
     _of_ended("ix_instances_finished_at", "finished_at"),
     _of_failed("ix_instances_failed_at", "finished_at"),
-    sa.Index(
-        "ix_instances_not_analysed",
-        "received_at",
-        sqlite_where=sa.text(NOT_ANALYSED),
-        postgresql_where=sa.text(NOT_ANALYSED),
-    ),
+    _of_some("ix_instances_not_analysed", "received_at", where=NOT_ANALYSED),
 )
 
 # The model's pictures while they wait for it; deleted once they are predicted.

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from tests.support import dicom
-from tests.support.system import Pacs, System, running, wait_for
+from tests.support.system import Pacs, System, lives, running, wait_for
 
 STUDIES = 20
 ROLES = {
@@ -87,13 +87,6 @@ def test_a_killed_up_leaves_no_process_and_the_next_one_finishes_its_work(
         wait_for("the celery processes", lambda: len(system.processes("worker.roles")) >= 3)
         children = system.processes()
         system.kill()
-        wait_for("its children to end", lambda: not any(_lives(child) for child in children), 30)
+        wait_for("its children to end", lambda: not any(lives(child.pid) for child in children), 30)
         system.start()
         _assert_everything_arrived(system, pacs, sent)
-
-
-def _lives(process: object) -> bool:
-    import psutil
-
-    assert isinstance(process, psutil.Process)
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -45,6 +45,14 @@ def wait_for(what: str, probe: Callable[[], T | None], within_s: float = 60.0) -
     raise AssertionError(f"waited {within_s} s for {what}")
 
 
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended unnoticed by its parent."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def command(*arguments: object, env: Mapping[str, str] | None = None) -> Any:
     """Run `cxr-worker` to its end; returns the completed process with its output as text."""
     argv = [sys.executable, "-m", "worker.cli", *(str(part) for part in arguments)]

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.support.system import wait_for
+from tests.support.system import lives, wait_for
 from worker.roles import GIVES_MEMORY_BACK
 
 PICTURES = """
@@ -57,12 +56,5 @@ def test_a_child_whose_parent_died_before_it_started_does_not_live_on(tmp_path: 
     printed = tmp_path / "pid"
     with printed.open("w") as file:
         subprocess.run([sys.executable, "-c", ORPHAN], stdout=file, check=True, env=os.environ)
-    child = int(wait_for("the child's pid", printed.read_text))
-    wait_for("the child to end", lambda: not _lives(child), 20)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    pid = int(wait_for("the child's pid", printed.read_text))
+    wait_for("the child to end", lambda: not lives(pid), 20)
