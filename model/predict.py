@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.errors import BundleError, ModelError
 from model.ood import OOD_FILE, OodScorer
-from model.saliency import grad_cam, last_spatial_outputs, scaled
+from model.saliency import last_spatial_outputs, scaled, with_maps
 
 # Two pictures keep a core busy: on two cores, more at once take as long each, and 17 MB each.
 CPU_BATCH_PER_CORE = 2
@@ -71,6 +71,7 @@ class Predictor:
         self._batch_sizes = GPU_BATCH_SIZES if has_gpu else _cpu_batch_sizes(threads)
         network = _load(bundle)
         spatial = last_spatial_outputs(network) if saliency else []
+        self._bodies = len(spatial)
         self._model = _with_outputs(network, bundle, self._scorer.mean.size, spatial)
         # One graph for every batch size: one for each takes as much time and memory again and is
         # no faster.
@@ -119,17 +120,8 @@ class Predictor:
         return tuple(self._model(self._tf.cast(pixels, "float32")[..., None], training=False))
 
     def _outputs(self, pixels: Any) -> tuple[Any, ...]:
-        """In one graph: only the way back from the logit to the last spatial layer is added."""
-        tf = self._tf
-        grey = tf.cast(pixels, "float32")[..., None]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(grey)
-            logits, features, *activations = self._model(grey, training=False)
-        return (
-            logits,
-            features,
-            grad_cam(tf, logits, activations, tape.gradient(logits, activations)),
-        )
+        grey = self._tf.cast(pixels, "float32")[..., None]
+        return tuple(with_maps(self._tf, self._model, grey, self._bodies))
 
 
 def _cpu_batch_sizes(threads: int | None) -> tuple[int, ...]:
@@ -167,7 +159,7 @@ def _as_if_missing(*packages: str) -> Iterator[None]:
     """What is not loaded yet is not found in here.
 
     Keras loads what it could draw with or be wrapped for, wherever that is installed (beside the
-    training package, it is): 60 MB and a second of a process that does neither.
+    training package, it is): 60 MB of a process that does neither.
     """
     hidden = [name for name in packages if name not in sys.modules]
     absent: Any = None  # as the import system marks it

@@ -12,7 +12,7 @@ from model.evaluation.cases import CLASSES, Cases
 from model.evaluation.figures import picture_address
 from model.evaluation.page import Gallery, Picture
 from model.predict import import_tensorflow
-from model.saliency import at_picture_scale, grad_cam, last_spatial_outputs, scaled
+from model.saliency import at_picture_scale, last_spatial_outputs, scaled, with_maps
 from training.dataset import Dataset
 
 JPEG_QUALITY = 88
@@ -91,11 +91,8 @@ def saliency_of(network: Any) -> Saliency | None:
 
     def maps(pictures: Pixels) -> NDArray[np.float32]:
         grey = tf.constant(pictures[..., None].astype(np.float32))
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(grey)
-            logits, *activations = model(grey, training=False)
-        gradients = tape.gradient(logits, activations)
-        return scaled(np.asarray(grad_cam(tf, logits, activations, gradients), dtype=np.float32))
+        _, found = with_maps(tf, model, grey, len(spatial))
+        return scaled(np.asarray(found, dtype=np.float32))
 
     return maps
 

@@ -46,6 +46,7 @@ def run_dicom(settings: Settings, concurrency: int) -> int:
         destinations.apply_settings(tx, [it.name for it in settings.recipients if it.hold])
     stop = stop_event()
     argv = [sys.executable, "-m", "worker.roles", str(concurrency)]
+    # What whoever installs it has set for glibc is kept.
     celery = Child("celery", argv, {**GIVES_MEMORY_BACK, **os.environ, **settings.environment()})
     celery.start()
     app = make_app(settings.broker, publish_only=True)

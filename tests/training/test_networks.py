@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.predict import import_tensorflow
-from model.saliency import grad_cam, last_spatial_outputs
+from model.saliency import last_spatial_outputs, with_maps
 from training import efficientnet_lite
 from training.networks import as_served, copied, over_both_sides
 from training.recipe import Recipe, find
@@ -95,9 +95,6 @@ def _maps(network: Any, images: Any) -> Any:
     import keras
 
     tf = import_tensorflow()
-    model = keras.Model(network.input, [network.outputs[0], *last_spatial_outputs(network)])
-    grey = tf.constant(images)
-    with tf.GradientTape() as tape:
-        tape.watch(grey)
-        logits, *activations = model(grey, training=False)
-    return grad_cam(tf, logits, activations, tape.gradient(logits, activations)).numpy()
+    (spatial,) = last_spatial_outputs(network)
+    model = keras.Model(network.input, [network.outputs[0], spatial])
+    return with_maps(tf, model, tf.constant(images), 1)[1].numpy()
