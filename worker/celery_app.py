@@ -58,3 +58,10 @@ def make_app(broker_url: str, *, publish_only: bool = False) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
     )
     return app
+
+
+def preload(app: Celery) -> None:
+    """Import what sending needs, and connect to nothing: processes that fork then share it."""
+    with app.connection_for_write() as connection:
+        connection.transport  # noqa: B018
+    app.amqp.producer_pool  # noqa: B018

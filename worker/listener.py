@@ -19,7 +19,7 @@ from worker import audit, commit, erase, home, listener_tls, log, notify, retent
 from worker.association_server import ABORT_S, DRAIN_S, AssociationServer, Refusal, drain
 from worker.audit import Audit
 from worker.audit_message import refused_peer
-from worker.celery_app import make_app
+from worker.celery_app import make_app, preload
 from worker.connections import Connections
 from worker.errors import WorkerError
 from worker.listener_tls import ListenerTls
@@ -65,6 +65,7 @@ def run(settings: Settings, stop: threading.Event) -> int:
             what = f"{settings.ae_title} on {settings.bind}:{port.number}"
             _log.info("listening as %s%s", what, " with TLS" if port.tls else "")
         count = settings.listener_processes or min(os.cpu_count() or 1, PROCESSES_MAX)
+        preload(make_app(settings.broker, publish_only=True))
         gc.collect()
         gc.freeze()  # what was imported stays: no collection looks at it, no process copies it
         if count == 1:

@@ -2,6 +2,7 @@
 
 import pickle
 import subprocess
+import sys
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -52,6 +53,30 @@ def _answers(**settings: object) -> dict[str, int] | None:
         return _lengths(**settings)
     except OperationalError:
         return None
+
+
+# What is imported after the fork is in the memory of each listener process.
+LATE_IMPORTS = """
+import sys
+from worker.celery_app import make_app, preload
+from worker.notify import send
+app = make_app(sys.argv[1], publish_only=True)
+preload(app)
+before = set(sys.modules)
+assert send(app, "prepare", "1") is (sys.argv[2] == "answers")
+print(*(name for name in set(sys.modules) - before if name.startswith("redis")))
+"""
+
+
+def test_what_sends_is_imported_before_processes_fork(start: Start, tmp_path: Path) -> None:
+    port = start("--port", "PORT", "--bind", "127.0.0.1")
+    url = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+    assert wait_for("the broker", lambda: _answers(broker_url=url), 20)
+    nobody = f"redis://127.0.0.1:{free_port()}/0"  # not asked while importing
+    for broker, says in [(url, "answers"), (nobody, "refuses")]:
+        argv = [sys.executable, "-c", LATE_IMPORTS, broker, says]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+        assert not done.stdout.strip()
 
 
 def test_a_password_is_used_and_never_said(start: Start, tmp_path: Path) -> None:
