@@ -16,7 +16,7 @@ from model.errors import BundleError, ModelError
 from model.ood import OOD_FILE, OodScorer
 from model.saliency import last_spatial_outputs, scaled, with_maps
 
-# Two pictures keep a core busy: on two cores, more at once take as long each, and 17 MB each.
+# Two pictures keep a core busy: more at once take as long each, and 17 MB each.
 CPU_BATCH_PER_CORE = 2
 CPU_BATCH_MAX = 8
 # A GPU looks for the best kernels anew for each size: others are filled up.
@@ -125,8 +125,14 @@ class Predictor:
 
 
 def _cpu_batch_sizes(threads: int | None) -> tuple[int, ...]:
-    cores = threads or os.cpu_count() or 1
-    return tuple(range(1, min(CPU_BATCH_PER_CORE * max(cores, 2), CPU_BATCH_MAX) + 1))
+    return tuple(range(1, min(CPU_BATCH_PER_CORE * (threads or _cores()), CPU_BATCH_MAX) + 1))
+
+
+def _cores() -> int:
+    """Those that this process may use, which are those that TensorFlow takes."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def import_tensorflow(threads: int | None = None) -> Any:
@@ -183,14 +189,19 @@ def with_features(network: Any, layer: str, grid: int) -> Any:
     try:
         output = network.get_layer(layer).output
         _, rows, columns, channels = output.shape
-        means = [_region_means(size, grid) for size in (rows, columns)]
-        pooled = keras.ops.einsum("gr,nrck,hc->nghk", means[0], output, means[1])
-        features = keras.ops.reshape(pooled, (-1, grid * grid * channels))
-        return keras.Model(network.input, [network.outputs[0], features])
+        of_rows, of_columns = (_region_means(size, grid) for size in (rows, columns))
     except ValueError as error:
         raise ModelError(
             f"the network has no layer {layer!r} with a spatial layout of {grid} x {grid} or more"
         ) from error
+
+    def means(activations: Any) -> Any:
+        pooled = keras.ops.einsum("gr,nrck,hc->nghk", of_rows, activations, of_columns)
+        return keras.ops.reshape(pooled, (-1, grid * grid * channels))
+
+    # One layer with a name: Keras numbers operations, and a loaded network may have those numbers.
+    features = keras.layers.Lambda(means, name="region_means")(output)
+    return keras.Model(network.input, [network.outputs[0], features])
 
 
 def _region_means(size: int, grid: int) -> NDArray[np.float32]:

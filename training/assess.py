@@ -22,7 +22,6 @@ from model.evaluation.page import Page, Table
 from model.evaluation.report import evaluate
 from model.predict import Predictor
 from training import gallery
-from training import recipe as recipes
 from training.dataset import Dataset, load
 from training.errors import RunError
 from training.evaluate import (
@@ -87,8 +86,7 @@ def predict_validation(run: Run, cache: Path) -> Predictions:
 
 def _served(run: Run) -> Any:
     """The run's network as it is served, without what its score is made of."""
-    recipe = recipes.find(run.settings().recipe)
-    network = as_served(keras.saving.load_model(run.final, compile=False), recipe)
+    network = as_served(keras.saving.load_model(run.final, compile=False), run.recipe())
     return keras.Model(network.input, network.outputs[0])
 
 
@@ -161,8 +159,11 @@ def pool_runs(runs: Sequence[Run], cache: Path, out: Path) -> dict[str, Any]:
         raise RunError("pooling needs at least two runs, one a fold")
     first = settings[0]
     for run, it in zip(runs, settings, strict=True):
-        if (it.recipe, it.data_digest) != (first.recipe, first.data_digest):
-            raise RunError(f"{run.folder} is of another recipe or data set than {runs[0].folder}")
+        if it.fits_alike != first.fits_alike:
+            raise RunError(
+                f"{run.folder} is of another recipe or data set than {runs[0].folder}, or was "
+                "fitted for other epochs or sides"
+            )
     folds = [predict_validation(run, cache) for run in runs]
     names = [name for fold in folds for name in fold.names]
     if len(set(names)) < len(names):

@@ -180,6 +180,7 @@ def fit(
             weights=None if weights == "none" else weights,
             split=split,
             precision=precision,
+            both_sides=chosen.both_sides,
         )
         target = Run(run or Path("runs") / chosen.name)
         fit_recipe(chosen, pictures, target, settings)
@@ -229,7 +230,6 @@ def evaluate(
     evaluation.html, .json, .csv (every image) and .png.
     """
     from training import backend
-    from training import recipe as recipes
     from training.run import Run
 
     classes = None
@@ -239,7 +239,7 @@ def evaluate(
         from training.classes import assess_classes, table_of
 
         if Run(path).settings_file.exists():
-            classes = assess_classes(Run(path), recipes.find(Run(path).settings().recipe), cache)
+            classes = assess_classes(Run(path), Run(path).recipe(), cache)
             tables = [table_of(classes)] if classes else []
             report, target = assess_run(Run(path), cache, tables), path
         elif data is None or out is None:
@@ -286,7 +286,6 @@ def pool(runs: tuple[Path, ...], out: Path, threads: int | None, cache: Path) ->
 def export(run: Path, version: str, out: Path, negatives: Path | None, cache: Path) -> None:
     """Make a bundle of an evaluated run, for MODEL_BUNDLE."""
     from training import backend
-    from training import recipe as recipes
     from training.run import Run
 
     with explained():
@@ -300,8 +299,7 @@ def export(run: Path, version: str, out: Path, negatives: Path | None, cache: Pa
         new_folder(folder, version=version, parent=out)
         dataset, split = folder.data(cache, show_progress)
         found = evaluated(folder, dataset)
-        recipe = recipes.find(folder.settings().recipe)
-        score = fit_ood(folder.final, recipe, dataset, split, negatives, blind=True)
+        score = fit_ood(folder.final, folder.recipe(), dataset, split, negatives, blind=True)
         bundle = export_run(folder, dataset, split, found, score, version=version, parent=out)
     click.echo(f"bundle: {bundle.path}")
 

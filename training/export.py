@@ -77,7 +77,7 @@ def export(
     folder = new_folder(run, version=version, parent=parent)
     folder.mkdir(parents=True)
     try:
-        save_for_inference(run.final, folder / WEIGHTS, find(settings.recipe))
+        save_for_inference(run.final, folder / WEIGHTS, run.recipe())
         manifest = _manifest(folder, settings, dataset, split, evaluated, version=version)
         manifest["ood"] = _ood(fitted_ood, fitted_ood.scorer.save(folder / OOD_FILE))
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -208,7 +208,7 @@ def began_as(settings: RunSettings) -> str:
 
 def output_of(settings: RunSettings) -> str:
     """What the served network says, for the card."""
-    if find(settings.recipe).both_sides:
+    if settings.both_sides:
         return "one raw logit, the mean of those of the picture and of its mirror image"
     return "one raw logit"
 

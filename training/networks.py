@@ -21,36 +21,51 @@ def as_served(network: Any, recipe: Recipe) -> Any:
 
     Over both sides where the recipe says so, and with the layer that its score is made of.
     """
-    has = {layer.name for layer in network.layers}
-    if recipe.both_sides and BOTH_SIDES not in has:
+    if recipe.both_sides and BOTH_SIDES not in {layer.name for layer in network.layers}:
         network = over_both_sides(network)
-    if recipe.ood_branch is not None and recipe.ood_layer not in has:
-        network = recipe.ood_branch(network)
-    return network
+    return with_score_layer(network, recipe)
+
+
+def with_score_layer(network: Any, recipe: Recipe) -> Any:
+    """A network with the layer that its recipe's score is made of, or itself if it has it."""
+    if recipe.ood_branch is None or recipe.ood_layer in {it.name for it in network.layers}:
+        return network
+    return recipe.ood_branch(network)
 
 
 def over_both_sides(network: Any) -> Any:
     """A network that judges each picture and its mirror image, and says the mean of both logits.
 
-    What is between sees n pictures as 2 n, each followed by its mirror image.
+    What is between sees n pictures as 2 n, each followed by its mirror image. Raises ValueError
+    for a network with more outputs than the logit.
     """
     import keras
 
+    if len(network.outputs) != 1:
+        raise ValueError(f"{network.name} has {len(network.outputs)} outputs: one was expected")
     shape = network.input.shape[1:]
     pixels = keras.Input(shape, name="pixels")
-    pairs = keras.ops.stack([pixels, keras.ops.flip(pixels, axis=2)], axis=1)
+    mirrored = _named("mirrored", keras.ops.flip(pixels, axis=2))
+    pairs = _named("pairs", keras.ops.stack([pixels, mirrored], axis=1))
+    pictures = _named("pictures", keras.ops.reshape(pairs, (-1, *shape)))
     outputs: list[Any] = []
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         outputs.append(layer(*args, **kwargs))
         return outputs[-1]
 
-    _clone(network, keras.ops.reshape(pairs, (-1, *shape)), call=call)
-    logits = keras.ops.reshape(outputs[-1], (-1, 2, 1))  # the logit is what comes last
+    _clone(network, pictures, call=call)
+    logits = _named("logit_pairs", keras.ops.reshape(outputs[-1], (-1, 2, 1)))  # the last output
     mean = keras.layers.GlobalAveragePooling1D(name=BOTH_SIDES)(logits)
     model = keras.Model(pixels, mean, name=network.name)
     _copy_weights(network, model)
     return model
+
+
+def _named(name: str, tensor: Any) -> Any:
+    """The tensor, its operation called so: Keras' own numbers may be those of a loaded network."""
+    tensor._keras_history.operation.name = f"{BOTH_SIDES}_{name}"
+    return tensor
 
 
 def has_layer(path: Path, name: str) -> bool:

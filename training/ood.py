@@ -22,7 +22,7 @@ from training.augment import Augmentation, augment
 from training.dataset import Dataset
 from training.errors import RunError
 from training.negatives import Negative, adult_chests, negatives
-from training.networks import as_served
+from training.networks import with_score_layer
 from training.predictions import read_predictions
 from training.recipe import Recipe
 from training.split import Split
@@ -119,8 +119,8 @@ def fit_ood(
     """
     import keras
 
-    served = as_served(keras.saving.load_model(weights, compile=False), recipe)
-    network = with_features(served, recipe.ood_layer, recipe.ood_grid)
+    loaded = with_score_layer(keras.saving.load_model(weights, compile=False), recipe)
+    network = with_features(loaded, recipe.ood_layer, recipe.ood_grid)
     model = keras.Model(network.input, network.outputs[1])  # an early layer needs no later ones
     chests = np.asarray(dataset.pixels[split.validation])
     fitted = np.asarray(dataset.pixels[split.train[::FIT_EVERY]])

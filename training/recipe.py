@@ -28,7 +28,7 @@ class Recipe:
     schedule: the learning rate after the warm-up, a cosine to zero or constant.
     plateau, early_stopping: watch the loss on a tenth of the training pictures, set aside.
     both_sides: the served network says the mean of the logits of the picture and of its mirror
-    image, for twice the computing.
+    image, for twice the computing. For two classes, and with an ood_branch: it sees the picture.
     ood_branch: adds ood_layer, as a second output, to a trained network that lacks it.
     imagenet: whose ImageNet weights they are, and under which licence.
     settled_on: so many training pictures, as they are, give the batch norms their statistics once
@@ -59,6 +59,10 @@ class Recipe:
     both_sides: bool = False
     class_weights: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if self.both_sides and (self.ood_branch is None or self.target != TWO_CLASSES):
+            raise RecipeError(f"{self.name}: both_sides takes two classes and an ood_branch")
 
     @property
     def watches(self) -> bool:

@@ -4,7 +4,8 @@ settings.json      recipe, data, split and seed, so that every later command rep
 checkpoint.keras   the model and its optimizer after the last whole epoch
 best.keras         that of the lowest watched loss, where the recipe stops early
 log.csv            one line an epoch
-final.keras        the network as it is served, of the last or the best epoch
+final.keras        the network of the last or the best epoch, with one logit; what is served is
+                   made of it by `networks.as_served`
 predictions.csv, calibration.json, evaluation.{html,json,csv,png}: of the validation fold
 predictions-shifted.csv, evaluation-shifted.{html,json,csv}: of what a shift held out
 classes.csv, classes.json: of recipes with more than two classes
@@ -12,12 +13,14 @@ classes.csv, classes.json: of recipes with more than two classes
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from training import recipe as recipes
 from training.dataset import CLASSES, Dataset, ImageFile, Progress, load_files, scan
 from training.errors import RunError
 from training.findings import scan_findings
+from training.recipe import Recipe
 from training.shift import SHIFTS, shift_split
 from training.split import Split, grouped_fold
 
@@ -31,7 +34,8 @@ class RunSettings:
     data: the folder that holds train/; with csv, the folder of that table's pictures, of which
     `positive` is the positive finding. precision: a Keras dtype policy. split_seed: of the folds,
     so that several seeds can share one split; None is the seed. split: RANDOM, or one of
-    `shift.SHIFTS` to hold out as well; RunError for anything else.
+    `shift.SHIFTS` to hold out as well; RunError for anything else. both_sides: the recipe's, when
+    the run was begun.
     """
 
     recipe: str
@@ -47,6 +51,12 @@ class RunSettings:
     split_seed: int | None = None
     precision: str = "float32"
     split: str = RANDOM
+    both_sides: bool = False
+
+    @property
+    def fits_alike(self) -> tuple[object, ...]:
+        """What runs must have in common for their folds to be pooled."""
+        return self.recipe, self.data_digest, self.epochs, self.both_sides
 
     def __post_init__(self) -> None:
         if self.split not in (RANDOM, *SHIFTS):
@@ -125,6 +135,11 @@ class Run:
             return RunSettings(**json.loads(self.settings_file.read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{self.settings_file} cannot be read: {error}") from error
+
+    def recipe(self) -> Recipe:
+        """The recipe as it is now, with what the run has of its own. Raises what `find` does."""
+        settings = self.settings()
+        return replace(recipes.find(settings.recipe), both_sides=settings.both_sides)
 
     def data(self, cache: Path, progress: Progress | None = None) -> tuple[Dataset, Split]:
         """The data and the split that the run was begun with.

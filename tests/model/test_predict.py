@@ -61,6 +61,19 @@ def test_features_are_means_over_a_grid_of_regions(bundle_folder: Path, grid: in
     np.testing.assert_allclose(np.asarray(features), np.concatenate(means, axis=1), rtol=1e-4)
 
 
+def test_a_networks_own_operations_may_be_called_as_keras_would_call_new_ones() -> None:
+    import keras
+
+    pixels = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(2, 3, name="spread")(pixels)
+    x = keras.ops.reshape(keras.ops.einsum("nrck->nkrc", x), (-1, 72))
+    network = keras.Model(pixels, keras.layers.Dense(1)(x))
+    for _ in range(4):
+        keras.utils.clear_session(free_memory=False)  # Keras counts from the start, as when loaded
+        features = with_features(network, "spread", 2).outputs[1]
+        assert features.shape == (None, 8)
+
+
 def test_a_grid_finer_than_the_layer_is_refused(
     bundle_folder: Path, manifest: dict[str, Any]
 ) -> None:

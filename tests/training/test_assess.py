@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,11 @@ def test_pooled_folds_choose_for_each_other(fit_run: FitRun, tmp_path: Path, cac
         pool_runs([runs[0], runs[0]], cache, tmp_path / "pooled")
     with pytest.raises(RunError, match="at least two"):
         pool_runs(runs[:1], cache, tmp_path / "pooled")
+    for changed in ({"both_sides": True}, {"epochs": 3}):
+        settings = asdict(runs[1].settings()) | changed
+        runs[1].settings_file.write_text(json.dumps(settings))
+        with pytest.raises(RunError, match="other epochs or sides"):
+            pool_runs(runs, cache, tmp_path / "pooled")
 
 
 def test_a_shift_is_reported_at_the_thresholds_of_validation(fit_run: FitRun, cache: Path) -> None:

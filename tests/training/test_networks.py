@@ -10,7 +10,8 @@ import pytest
 from model.predict import import_tensorflow
 from model.saliency import last_spatial_outputs, with_maps
 from training import efficientnet_lite
-from training.networks import as_served, copied, over_both_sides
+from training.errors import RecipeError
+from training.networks import as_served, copied, over_both_sides, with_score_layer
 from training.recipe import Recipe, find
 
 SIDE = 64
@@ -89,6 +90,29 @@ def test_a_copy_of_a_served_network_says_the_same_under_other_names(
     ):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
     assert {layer.name.split("_")[0] for layer in copy.layers if layer.weights} == {"member1"}
+
+
+def test_both_sides_are_taken_once_and_of_a_logit_alone(network: Any, recipe: Recipe) -> None:
+    one_side = as_served(network, replace(recipe, both_sides=False))
+    assert with_score_layer(one_side, recipe) is one_side  # as a bundle of one side is scored anew
+    with pytest.raises(ValueError, match="2 outputs"):
+        over_both_sides(one_side)
+
+
+def test_both_sides_of_a_network_with_operations_of_its_own() -> None:
+    import keras
+
+    pixels = keras.Input((4, 4, 1))
+    flat = keras.ops.reshape(keras.ops.flip(pixels, axis=1), (-1, 16))
+    network = keras.Model(pixels, keras.layers.Dense(1)(flat))
+    keras.utils.clear_session(free_memory=False)  # Keras counts from the start, as when loaded
+    assert over_both_sides(network).output_shape == (None, 1)
+
+
+@pytest.mark.parametrize("other", ["scratch-cnn", "bacterial-viral-normal"])
+def test_a_recipe_that_cannot_be_served_over_both_sides_is_refused(other: str) -> None:
+    with pytest.raises(RecipeError, match="both_sides"):
+        replace(find(other), both_sides=True)
 
 
 def _maps(network: Any, images: Any) -> Any:

@@ -6,8 +6,8 @@
 Twelve epochs of 4173 pictures, one to two minutes each on two cores. Expected on the
 patient-grouped fold of 1043 (fold 0, seed 0): AUC 0.999, accuracy 0.984 at the balanced point.
 
-Served, it says the mean of the logits of a picture and of its mirror image, which is better under
-a shift in sharpness too (docs/MODELS.md).
+Served, it says the mean of the logits of a picture and of its mirror image: docs/MODELS.md has what
+that gives, by fold and under a shift.
 
 The stem and five blocks stay as they are: what they know of edges holds for radiographs,
 and the backward pass of their large depthwise convolutions is half of a CPU's work. No
