@@ -25,6 +25,7 @@ from db.tables import (
 )
 
 COUNTED_MAX = 10_000  # a queue or a state that holds more is said to hold as many
+UPLOAD = "upload"  # an origin
 KEYS_AT_ONCE = 500  # SQLite bounds the parameters of one statement
 
 _TIMES = {
@@ -128,10 +129,14 @@ def conditions(wanted: ResultFilter) -> list[sa.ColumnElement[bool]]:
         (view.study_instance_uid, wanted.study_instance_uid),
         (view.model_version, wanted.model_version),
         (view.intended_use, wanted.intended_use),
-        (view.origin, wanted.origin),
     ):
         if value is not None:
             found.append(column == value)
+    if wanted.origin == UPLOAD:
+        uploaded = sa.select(studies.c.study_instance_uid).where(sa.text("is_upload"))
+        found.append(view.study_instance_uid.in_(uploaded))  # in the words of its index
+    elif wanted.origin is not None:
+        found.append(view.origin == wanted.origin)
     if wanted.since is not None:
         found.append(view.received_at >= wanted.since)
     if wanted.until is not None:
@@ -145,12 +150,9 @@ def conditions(wanted: ResultFilter) -> list[sa.ColumnElement[bool]]:
     if wanted.probability_to is not None:
         found.append(view.probability <= wanted.probability_to)
     if wanted.verdict is not None:
-        said = study_feedback.c
-        found.append(
-            sa.exists().where(
-                said.study_instance_uid == view.study_instance_uid, said.verdict == wanted.verdict
-            )
-        )
+        said = sa.select(study_feedback.c.study_instance_uid)
+        of_these = said.where(study_feedback.c.verdict == wanted.verdict)
+        found.append(view.study_instance_uid.in_(of_these))  # opinions are few, studies many
     return found
 
 

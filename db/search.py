@@ -4,7 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -12,17 +12,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.engine import Transaction
-from db.queries import ResultFilter, conditions, study_results
+from db.queries import UPLOAD, ResultFilter, conditions, study_results
 from db.tables import ACCESSION, PROBABILITY, URGENCY, URGENCY_SHOWN
 
 STREAM_ROWS = 1000  # held in memory at once by a stream
+SORTED_MAX = 5000  # so many are found and sorted; of more, a page is read in their order
 
 
 class Sort(StrEnum):
     """Orders of a list; each has one direction, and ends with the study's UID.
 
     urgency: positive, review, what has no band to trust (failed, unfinished, withheld), negative;
-    within these the most probable first. Each order has an index (`db.tables`).
+    within these the most probable first. Each order has an index (`db.tables`): of many studies, a
+    page is read from it. Where a filter leaves few of them, that would be to look at all others.
     """
 
     URGENCY = "urgency"
@@ -51,27 +53,31 @@ class _Key:
     descending: bool
 
 
-def _keys(sort: Sort, *, withhold: bool) -> tuple[_Key, ...]:
+def _keys(sort: Sort, *, withhold: bool, indexed: bool) -> tuple[_Key, ...]:
+    """The keys of an order, the first of them in the words of its index or in others."""
     view = study_results.c
     uid = _Key(column=view.study_instance_uid, kind=str, descending=False)
     received = _Key(column=view.received_at, kind=datetime, descending=True)
     match sort:
         case Sort.URGENCY:
-            return (_most(URGENCY_SHOWN if withhold else URGENCY), received, uid)
+            urgency = URGENCY_SHOWN if withhold else URGENCY
+            return (_most(urgency, indexed=indexed), received, uid)
         case Sort.RECEIVED:
             return (received, uid)
         case Sort.OLDEST:
             return (_Key(column=view.received_at, kind=datetime, descending=False), uid)
         case Sort.PROBABILITY:
-            return (_most(PROBABILITY), received, uid)
+            return (_most(PROBABILITY, indexed=indexed), received, uid)
         case Sort.ACCESSION:
-            accession = sa.literal_column(ACCESSION, sa.String())
+            words = ACCESSION if indexed else f"{ACCESSION} || ''"
+            accession = sa.literal_column(f"({words})", sa.String())
             return (_Key(column=accession, kind=str, descending=False), received, uid)
 
 
-def _most(number: str) -> _Key:
-    """The highest first, of an expression in the words of its index."""
-    return _Key(column=sa.literal_column(f"({number})", sa.Float()), kind=float, descending=True)
+def _most(number: str, *, indexed: bool) -> _Key:
+    """The highest first."""
+    words = f"({number})" if indexed else f"(({number}) + 0.0)"
+    return _Key(column=sa.literal_column(words, sa.Float()), kind=float, descending=True)
 
 
 def page(
@@ -89,8 +95,8 @@ def page(
     that arrive in between neither repeat nor hide others. withhold: outside the intended use, the
     order by urgency takes no notice of the band.
     """
-    keys = _keys(sort, withhold=withhold)
-    query = _select(wanted, keys).limit(size + 1)
+    query, keys = _select(tx, wanted, sort, withhold=withhold)
+    query = query.limit(size + 1)
     if cursor is not None:
         query = query.where(_after(keys, _decode(cursor, keys)))
     found = tx.conn.execute(query).mappings().all()
@@ -101,16 +107,38 @@ def page(
 
 def stream(tx: Transaction, wanted: ResultFilter, sort: Sort) -> Iterator[Mapping[str, Any]]:
     """Every row that is wanted, through a server-side cursor: memory stays bounded."""
-    query = _select(wanted, _keys(sort, withhold=False)).limit(wanted.limit)
-    result = tx.conn.execute(query, execution_options={"yield_per": STREAM_ROWS})
+    query, _ = _select(tx, wanted, sort, withhold=False)
+    result = tx.conn.execute(
+        query.limit(wanted.limit), execution_options={"yield_per": STREAM_ROWS}
+    )
     for row in result.mappings():
         yield _public(row)
 
 
-def _select(wanted: ResultFilter, keys: tuple[_Key, ...]) -> sa.Select[Any]:
+def _select(
+    tx: Transaction, wanted: ResultFilter, sort: Sort, *, withhold: bool
+) -> tuple[sa.Select[Any], tuple[_Key, ...]]:
+    indexed = _are_many(tx, wanted)
+    keys = _keys(sort, withhold=withhold, indexed=indexed)
     order = [key.column.desc() if key.descending else key.column.asc() for key in keys]
     labelled = [key.column.label(f"key_{number}") for number, key in enumerate(keys)]
-    return sa.select(study_results, *labelled).where(*conditions(wanted)).order_by(*order)
+    found = conditions(wanted)
+    if (
+        indexed and wanted.states and tx.conn.dialect.name == "sqlite"
+    ):  # which would rather read and sort a whole state
+        state = study_results.c.state.concat("")
+        found = [*conditions(replace(wanted, states=())), state.in_(wanted.states)]
+    return sa.select(study_results, *labelled).where(*found).order_by(*order), keys
+
+
+def _are_many(tx: Transaction, wanted: ResultFilter) -> bool:
+    """Whether a filter leaves more than SORTED_MAX studies; what never does is not counted."""
+    identity = wanted.accession_number, wanted.patient_id, wanted.study_instance_uid, wanted.verdict
+    if any(it is not None for it in identity) or wanted.origin == UPLOAD:
+        return False
+    some = sa.select(sa.literal(1)).select_from(study_results).where(*conditions(wanted))
+    counted = sa.select(sa.func.count()).select_from(some.limit(SORTED_MAX + 1).subquery())
+    return tx.conn.execute(counted).scalar_one() > SORTED_MAX
 
 
 def _after(keys: tuple[_Key, ...], values: Sequence[Any]) -> sa.ColumnElement[bool]:

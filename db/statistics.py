@@ -76,7 +76,7 @@ def studies_per_day(tx: Transaction, since: datetime) -> list[Mapping[str, Any]]
     start = since.astimezone(UTC)
     while start <= tx.now:
         following = _midnight_after(start)
-        # Each day by itself: to group a month by day is to sort it.
+        # Each day by itself: to group many by day is to sort them.
         for band, count in bands(tx, start, following).items():
             found.append({"day": start.date().isoformat(), "band": band, "count": count})
         start = following
@@ -154,7 +154,7 @@ def logit_counts(
 ) -> list[int]:
     """How many predicted images' logits fall below, between and beyond the edges (ascending).
 
-    Of the newest COUNTED_MAX images at the most, which tell as much as all of a busy site's month.
+    Of the newest COUNTED_MAX images at the most, which tell as much as all of a busy site's.
     """
     newest = (
         sa.select(instances.c.logit, instances.c.model_version)

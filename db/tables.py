@@ -120,8 +120,12 @@ ACCESSION = "COALESCE(accession_number, '')"
 
 
 def _of_sorted(name: str, expression: str) -> sa.Index:
-    """By an expression, then the newest first: a page of a list, without looking at the rest."""
-    return sa.Index(name, sa.text(expression), sa.text("received_at DESC"), "study_instance_uid")
+    """By an expression, then the newest first: a page of a list, without looking at the rest.
+
+    With the band: rows of another one are passed by in the index.
+    """
+    newest_first = sa.text("received_at DESC")
+    return sa.Index(name, sa.text(expression), newest_first, "study_instance_uid", "band")
 
 
 def _of_failed(name: str, when: str) -> sa.Index:
@@ -175,6 +179,8 @@ studies = sa.Table(
     _of_failed("ix_studies_failed_at", "failed_at"),
     sa.Index("ix_studies_received_at", "received_at", "band"),  # with it, days are counted
     sa.Index("ix_studies_accession_number", "accession_number"),
+    sa.Index("ix_studies_patient_id", "patient_id"),
+    _of_some("ix_studies_uploaded", "study_instance_uid", where="is_upload"),
     _of_sorted("ix_studies_urgency", f"({URGENCY}) DESC"),
     _of_sorted("ix_studies_urgency_shown", f"({URGENCY_SHOWN}) DESC"),
     _of_sorted("ix_studies_probability", f"({PROBABILITY}) DESC"),

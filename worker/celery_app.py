@@ -63,5 +63,4 @@ def make_app(broker_url: str, *, publish_only: bool = False) -> Celery:
 def preload(app: Celery) -> None:
     """Import what sending needs, and connect to nothing: processes that fork then share it."""
     with app.connection_for_write() as connection:
-        connection.transport  # noqa: B018
-    app.amqp.producer_pool  # noqa: B018
+        _ = connection.transport, app.amqp, app.backend, app.events.Dispatcher  # import as made

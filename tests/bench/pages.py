@@ -22,6 +22,11 @@ PAGES = {
     "worklist, 7 days": "/",
     "worklist, all": "/?days=all",
     "worklist, all, newest first": "/?days=all&sort=received",
+    "worklist, 1 day, positive": "/?days=1&band=positive",
+    "worklist, all, negative": "/?days=all&band=negative",
+    "worklist, all, failed": "/?days=all&state=failed",
+    "worklist, all, uploads": "/?days=all&origin=upload",
+    "worklist, all, disagreed": "/?days=all&feedback=disagree",
     "study": "/studies/{study}",
     "system": "/system",
 }

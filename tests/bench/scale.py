@@ -2,7 +2,9 @@
 
 Rows are written by the database itself into the real schema: each study is done, with an image, a
 report and a sent delivery; a few are due in each stage, and a hundredth of the reports wait for a
-destination that is down. Process start is not timed; each query runs once to warm up.
+destination that is down. Some images were not analysed, some are outside the intended use, some
+were uploaded, and readers had an opinion of a hundredth. Process start is not timed; each query
+runs once to warm up.
 """
 
 import argparse
@@ -62,15 +64,17 @@ _ROWS = {
         "pending_count": "0",
         "analysed_count": "1",
         "backlog": "false",
-        "is_upload": "false",
+        "is_upload": "n % 20000 = 7",
         "received_at": "{ago}",
         "last_arrival_at": "{ago}",
         "reported_at": "{ago}",
         "delivered_at": "{ago}",
-        "probability": "(n % 1000) / 1000.0",
-        "band": "CASE n % 10 WHEN 0 THEN 'positive' WHEN 1 THEN 'review' ELSE 'negative' END",
+        "intended_use": "CASE n % 7 WHEN 0 THEN 'outside' ELSE 'inside' END",
+        "probability": "{probability}",
+        "band": "CASE WHEN {probability} >= 0.9 THEN 'positive' WHEN {probability} >= 0.8"
+        " THEN 'review' ELSE 'negative' END",
         "model_name": "'scale'",
-        "model_version": "'1.0.0'",
+        "model_version": "'{version}'",
         "due_at": "CASE WHEN n <= :due THEN {ago} END",
         "attempts": "1",
     },
@@ -84,10 +88,14 @@ _ROWS = {
         "calling_ae_title": "'PACS'",
         "spool_name": "'files/' || n || '.dcm'",
         "size_bytes": "10000000",
-        "state": "CASE WHEN n <= :due THEN 'received' ELSE 'predicted' END",
+        "state": "CASE WHEN n <= :due THEN 'received' WHEN n % 50 = 0 THEN 'rejected'"
+        " WHEN n % 200 = 1 THEN 'failed' ELSE 'predicted' END",
+        "reason": "CASE WHEN n % 50 = 0 THEN 'lateral view' WHEN n % 200 = 1 THEN 'truncated' END",
         "backlog": "false",
-        "probability": "(n % 1000) / 1000.0",
+        "logit": "20 * {probability} - 15",
+        "probability": "{probability}",
         "band": "'negative'",
+        "model_version": "'{version}'",
         "received_at": "{ago}",
         "store_s": "0.01",
         "prepared_at": "{ago}",
@@ -95,6 +103,13 @@ _ROWS = {
         "finished_at": "{ago}",
         "due_at": "CASE WHEN n <= :due THEN {ago} END",
         "attempts": "0",
+    },
+    "feedback": {
+        "study_id": "n",
+        "verdict": "CASE n % 3000 WHEN 0 THEN 'disagree' ELSE 'agree' END",
+        "author": "'reader'",
+        "created_at": "{ago}",
+        "revision": "2",
     },
     "reports": {
         "id": "n",
@@ -128,6 +143,8 @@ _ROWS = {
         "refusals": "0",
     },
 }
+_PROBABILITY = "(n % 1000 * 919 % 1000 / 1000.0)"  # any, in any order
+_WHERE = {"feedback": " WHERE n % 100 = 0"}  # every study has a row in the other tables
 _PAYLOAD = {"sqlite": "zeroblob(200)", "postgresql": "decode(repeat('00', 200), 'hex')"}
 
 
@@ -212,7 +229,12 @@ def _database(kind: str) -> Iterator[Database]:
 
 
 def _fill(database: Database, kind: str, studies: int) -> None:
-    words = {"ago": _AGO[kind], "payload": _PAYLOAD[kind]}
+    words = {
+        "ago": _AGO[kind],
+        "payload": _PAYLOAD[kind],
+        "probability": _PROBABILITY,
+        "version": read_bundle(shipped_bundle_path()).version,
+    }
     if studies:
         for table, columns in _ROWS.items():
             values = ", ".join(expression.format(**words) for expression in columns.values())
@@ -223,7 +245,7 @@ def _fill(database: Database, kind: str, studies: int) -> None:
                 if kind == "postgresql":
                     conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 bound = {"count": studies, "due": DUE}
-                text = sa.text(statement + _SERIES[kind])
+                text = sa.text(statement + _SERIES[kind] + _WHERE.get(table, ""))
                 conn.execute(text, {k: v for k, v in bound.items() if f":{k}" in text.text})
     with database.engine.connect() as conn:
         autocommit = conn.execution_options(isolation_level="AUTOCOMMIT")

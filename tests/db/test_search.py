@@ -24,6 +24,12 @@ def filled(database: Database) -> Database:
     return database
 
 
+@pytest.fixture(params=[0, 1000], ids=["many", "few"])
+def many_or_few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same studies, taken for many, which are read in their order, and for few."""
+    monkeypatch.setattr(search, "SORTED_MAX", request.param)
+
+
 def _uids(database: Database, sort: Sort, size: int, **wanted: object) -> list[str]:
     """The UIDs of every page, one after the other."""
     found: list[str] = []
@@ -43,11 +49,15 @@ def _uids(database: Database, sort: Sort, size: int, **wanted: object) -> list[s
         cursor = page.next_cursor
 
 
+@pytest.mark.usefixtures("many_or_few")
 @pytest.mark.parametrize("sort", Sort)
 def test_pages_of_any_size_make_the_whole_list_once(filled: Database, sort: Sort) -> None:
     whole = _uids(filled, sort, 1000)
     assert len(whole) == len(set(whole)) == 300
     assert _uids(filled, sort, 7) == whole
+    reported = _uids(filled, sort, 7, states=("reported",))
+    assert reported == _uids(filled, sort, 1000, states=("reported",))
+    assert 0 < len(reported) < 300
     with filled.read() as tx:
         streamed = [row["study_instance_uid"] for row in search.stream(tx, ResultFilter(), sort)]
     assert streamed == whole
@@ -70,33 +80,84 @@ def test_urgency_takes_no_notice_of_what_is_withheld(filled: Database) -> None:
     assert ranks == sorted(ranks, reverse=True)
 
 
-@pytest.mark.parametrize("sort", Sort)
-@pytest.mark.parametrize("withhold", [False, True])
-def test_no_page_sorts_what_it_does_not_show(filled: Database, sort: Sort, withhold: bool) -> None:
-    """However large the table is, which PostgreSQL's planner knows only of large ones."""
+def _plans(database: Database, wanted: ResultFilter, sort: Sort, *, withhold: bool) -> list[str]:
+    """How the database would read two pages; PostgreSQL, if sorting and whole tables were dear,
+    which its planner knows only of large ones."""
     asked: list[tuple[str, Any]] = []
 
     def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        asked.append((statement, parameters))
+        if "key_0" in statement:
+            asked.append((statement, parameters))
 
-    with filled.read() as tx:
-        sa.event.listen(filled.engine, "before_cursor_execute", note)
+    with database.read() as tx:
+        sa.event.listen(database.engine, "before_cursor_execute", note)
         cursor = None
         for _ in range(2):
-            page = search.page(tx, ResultFilter(), sort, size=5, cursor=cursor, withhold=withhold)
+            page = search.page(tx, wanted, sort, size=5, cursor=cursor, withhold=withhold)
             cursor = page.next_cursor
-        sa.event.remove(filled.engine, "before_cursor_execute", note)
+        sa.event.remove(database.engine, "before_cursor_execute", note)
         explain = "EXPLAIN QUERY PLAN"
-        if not filled.is_sqlite:
+        if not database.is_sqlite:
             tx.conn.exec_driver_sql("SET LOCAL enable_sort = off")
             tx.conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
             explain = "EXPLAIN"
-        for statement, parameters in asked:
-            steps = tx.conn.exec_driver_sql(f"{explain} {statement}", parameters)
-            plan = " ".join(str(step[-1]) for step in steps)
-            assert "ix_studies_" in plan
-            assert "TEMP B-TREE FOR ORDER BY" not in plan
-            assert "Sort" not in plan or "Incremental Sort" in plan  # of the very same moment
+        steps = [tx.conn.exec_driver_sql(f"{explain} {query}", values) for query, values in asked]
+        return [" ".join(str(step[-1]) for step in plan) for plan in steps]
+
+
+@pytest.mark.parametrize("sort", Sort)
+@pytest.mark.parametrize("withhold", [False, True])
+def test_a_page_of_many_is_read_in_their_order(
+    filled: Database, sort: Sort, withhold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "SORTED_MAX", 100)
+    index = {
+        Sort.URGENCY: "ix_studies_urgency_shown" if withhold else "ix_studies_urgency",
+        Sort.RECEIVED: "ix_studies_received_at",
+        Sort.OLDEST: "ix_studies_received_at",
+        Sort.PROBABILITY: "ix_studies_probability",
+        Sort.ACCESSION: "ix_studies_accession",
+    }[sort]
+    plans = _plans(filled, ResultFilter(), sort, withhold=withhold)
+    if filled.is_sqlite:  # PostgreSQL knows, of a large table, that a state has many studies
+        plans += _plans(filled, ResultFilter(states=("reported",)), sort, withhold=withhold)
+    for plan in plans:
+        assert f"{index} " in f"{plan} "
+        assert "TEMP B-TREE FOR ORDER BY" not in plan
+        if "Sort" in plan:  # of what came at the very same moment
+            assert "Incremental Sort" in plan
+            assert sort in (Sort.RECEIVED, Sort.OLDEST)
+
+
+@pytest.mark.parametrize("sort", [Sort.URGENCY, Sort.PROBABILITY, Sort.ACCESSION])
+def test_few_among_many_are_found_and_sorted(filled: Database, sort: Sort) -> None:
+    """Not looked for in the order of all."""
+    for wanted, index in (
+        (ResultFilter(since=population.START + timedelta(hours=40)), "ix_studies_received_at"),
+        (ResultFilter(patient_id="P0007"), "ix_studies_patient_id"),
+        (ResultFilter(origin="upload"), "ix_studies_uploaded"),
+    ):
+        for plan in _plans(filled, wanted, sort, withhold=True):
+            assert index in plan
+            assert "ix_studies_urgency" not in plan
+            assert "ix_studies_probability" not in plan
+            assert "ix_studies_accession " not in f"{plan} "
+
+
+@pytest.mark.parametrize(
+    "wanted", [ResultFilter(verdict="agree"), ResultFilter(origin="upload"), ResultFilter()]
+)
+def test_what_is_seldom_is_not_counted_first(filled: Database, wanted: ResultFilter) -> None:
+    asked: list[str] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    with filled.read() as tx:
+        sa.event.listen(filled.engine, "before_cursor_execute", note)
+        search.page(tx, wanted, Sort.URGENCY, size=5)
+        sa.event.remove(filled.engine, "before_cursor_execute", note)
+    assert len(asked) == (2 if wanted == ResultFilter() else 1)
 
 
 def test_a_study_that_arrives_between_pages_neither_repeats_nor_hides_others(

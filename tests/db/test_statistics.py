@@ -1,7 +1,7 @@
 """Figures over many rows."""
 
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -14,8 +14,9 @@ from tests.support import population
 
 
 def test_every_study_is_counted_on_its_day_and_in_its_band(database: Database) -> None:
-    population.fill(database, 700)
-    since = population.START + timedelta(hours=30)
+    start = datetime.now(UTC) - timedelta(days=5)
+    population.fill(database, 700, start=start)  # almost five days
+    since = start + timedelta(hours=30)
     received = "SELECT received_at, band FROM study_results"
     with database.read() as tx:
         rows = tx.conn.execute(sa.text(received).columns(received_at=UtcDateTime, band=sa.String))
