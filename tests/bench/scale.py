@@ -159,6 +159,9 @@ def main() -> int:
             with _database(kind) as database:
                 Console(stderr=True).print(f"{kind}: writing {studies} studies")
                 _fill(database, kind, studies)
+                if studies:
+                    kb = _size_bytes(database) / studies / 1000
+                    Console(stderr=True).print(f"{kind}: {kb:.1f} kB a study, reports aside")
                 asked = _questions(studies) | _metrics(database) | _pages(database, studies)
                 for name, ask in asked.items():
                     found.append((kind, studies, name, *_time_ms(database, ask)))
@@ -252,6 +255,15 @@ def _fill(database: Database, kind: str, studies: int) -> None:
         if kind == "postgresql":
             autocommit.exec_driver_sql("SET statement_timeout = 0")
         autocommit.exec_driver_sql("VACUUM ANALYZE" if kind == "postgresql" else "ANALYZE")
+
+
+def _size_bytes(database: Database) -> int:
+    asked = {
+        True: "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+        False: "SELECT pg_database_size(current_database())",
+    }[database.is_sqlite]
+    with database.read() as tx:
+        return int(tx.conn.execute(sa.text(asked)).scalar_one())
 
 
 def _metrics(database: Database) -> dict[str, Callable[[Transaction], object]]:
