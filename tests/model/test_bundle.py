@@ -1,14 +1,18 @@
 """Manifests are read strictly, and the shipped bundle is where it is looked for."""
 
 import json
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dicom_io import preprocess
-from model.bundle import MANIFEST, read_bundle, shipped_bundle_path
+from model.bundle import MANIFEST, WEIGHTS, read_bundle, shipped_bundle_path
 from model.errors import BundleError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_manifest_is_read_into_plain_values(bundle_folder: Path) -> None:
@@ -123,3 +127,14 @@ def test_shipped_bundle_is_whole_and_of_this_preprocessing() -> None:
     assert bundle.ood.false_refusals <= 0.01
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     assert size <= 20_000_000
+
+
+def test_no_older_keras_is_allowed_than_the_shipped_network_was_saved_with() -> None:
+    """An older one refuses arguments of layers that it does not know."""
+    with zipfile.ZipFile(shipped_bundle_path() / WEIGHTS) as archive:
+        saved = json.loads(archive.read("metadata.json"))["keras_version"]
+    required = (ROOT / "pyproject.toml").read_text()
+    oldest = re.findall(r'"keras>=([\d.]+),<4"', required)
+    assert len(oldest) == len(re.findall(r'"keras[^.]', required)) > 0
+    for version in oldest:
+        assert version.split(".")[:2] == saved.split(".")[:2]
