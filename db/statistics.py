@@ -16,8 +16,9 @@ from db.tables import NOT_ANALYSED, feedback, instances, reports
 STUDY_STEPS = ("arrival_s", "analysis_s", "report_s", "delivery_s", "total_s")
 INSTANCE_STEPS = ("prepare_s", "infer_s", "total_s")
 _BANDS = ("positive", "review", "negative")
-TIMED_MAX = 5_000  # the newest: a site that has more in a day is told of its last hours
-COUNTED_MAX = 20_000
+TIMED_MAX = 2_000  # the newest, enough for a percentile: a busy site is told of its last hours
+TOTALS_MAX = 5_000  # likewise, of the whole way, which costs less
+COUNTED_MAX = 10_000
 SECONDS_MAX = 7 * 86400.0  # a study that got an image a week later says nothing of our speed
 
 
@@ -30,23 +31,19 @@ class Durations:
     p95_s: float | None
 
 
-def study_durations(
-    tx: Transaction, since: datetime, limit: int = TIMED_MAX
-) -> dict[str, Durations]:
-    """How long each step of a study took, of the newest studies received since."""
-    return _durations(tx, study_times, STUDY_STEPS, since, limit)
+def study_durations(tx: Transaction, since: datetime) -> dict[str, Durations]:
+    """How long each step of a study took, of the newest TIMED_MAX studies received since."""
+    return _durations(tx, study_times, STUDY_STEPS, since, TIMED_MAX)
 
 
 def total_duration(tx: Transaction, since: datetime) -> Durations:
     """From a study's first object to its delivery, of the studies received since."""
-    return _durations(tx, study_times, ("total_s",), since, TIMED_MAX)["total_s"]
+    return _durations(tx, study_times, ("total_s",), since, TOTALS_MAX)["total_s"]
 
 
-def instance_durations(
-    tx: Transaction, since: datetime, limit: int = TIMED_MAX
-) -> dict[str, Durations]:
-    """How long each stage of an image took, its wait included."""
-    return _durations(tx, instance_times, INSTANCE_STEPS, since, limit)
+def instance_durations(tx: Transaction, since: datetime) -> dict[str, Durations]:
+    """How long each stage of an image took, its wait included, of the newest TIMED_MAX."""
+    return _durations(tx, instance_times, INSTANCE_STEPS, since, TIMED_MAX)
 
 
 def _durations(

@@ -18,7 +18,7 @@ from prometheus_client.exposition import start_http_server
 
 from db import queries, statistics
 from db.engine import Database, Transaction
-from db.statistics import Durations
+from db.statistics import TIMED_MAX, Durations
 from model.bundle import Bundle
 from worker import drift, home, log
 from worker.errors import WorkerError
@@ -29,7 +29,6 @@ FRESH_S = 5.0  # several scrapers cost no more than one
 DAILY_FRESH_S = 60.0  # of what is said of a whole day or two weeks, and costs the most to read
 DRIFT_DAYS = 14
 REASONS_MAX = 100
-TIMED_MAX = 2000  # enough for a percentile
 
 _log = log.get("metrics")
 
@@ -163,8 +162,8 @@ def _reasons(tx: Transaction, since: datetime) -> Iterable[Metric]:
 
 def _durations(tx: Transaction, since: datetime) -> Iterable[Metric]:
     for name, text, durations in (
-        ("study", "a study's steps", statistics.study_durations(tx, since, TIMED_MAX)),
-        ("instance", "an image's stages", statistics.instance_durations(tx, since, TIMED_MAX)),
+        ("study", "a study's steps", statistics.study_durations(tx, since)),
+        ("instance", "an image's stages", statistics.instance_durations(tx, since)),
     ):
         metric = GaugeMetricFamily(
             f"cxr_{name}_duration_seconds",

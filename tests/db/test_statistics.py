@@ -67,13 +67,16 @@ def test_a_days_steps_are_timed(database: Database, count: int) -> None:
     assert 0 < steps["delivery_s"].count <= steps["total_s"].count <= count
 
 
-def test_percentiles_are_the_nearest_rank_of_the_newest(database: Database) -> None:
+def test_percentiles_are_the_nearest_rank_of_the_newest(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     population.fill(database, 300)
     newest_first = "SELECT total_s FROM instance_times ORDER BY received_at DESC"
     with database.read() as tx:
         every = [row[0] for row in tx.conn.exec_driver_sql(newest_first)]
         for limit in (20, 300):
-            found = statistics.instance_durations(tx, population.START, limit)["total_s"]
+            monkeypatch.setattr(statistics, "TIMED_MAX", limit)
+            found = statistics.instance_durations(tx, population.START)["total_s"]
             timed = sorted(float(it) for it in every[:limit] if it is not None)
             assert found.count == len(timed)
             assert found.median_s == timed[(len(timed) - 1) // 2]
