@@ -46,14 +46,17 @@ class Case:
 
 
 def table(draw: Any, rng: np.random.Generator, low: int, high: int) -> Dataset:
-    """A rising table over a part of its inputs; its first value mapped written in either sign."""
+    """A rising table over a part of its inputs; its first value mapped written in either sign.
+
+    As it is meant where another sign would mean inputs that there are as well.
+    """
     bits = draw(st.sampled_from([8, 10, 12, 16]))
-    count = min(high - low + 1, draw(st.sampled_from([256, 1000, 4096, 30000])))
+    count = min(high - low + 1, 65536, draw(st.sampled_from([256, 1000, 4096, 30000])))
     first = draw(st.integers(max(low, -32768), max(low, -32768) + 100))
     entries = np.sort(rng.integers(0, 2**bits, count))
     entries[-1] = 2**bits - 1
     item = Dataset()
-    signed = first < 0 and draw(st.booleans())
+    signed = first < 0 and (first + 65536 <= high or draw(st.booleans()))
     descriptor = [count, first if signed else first % 65536, bits]
     item.add_new("LUTDescriptor", "SS" if signed else "US", descriptor)
     item.add_new("LUTData", "US", entries.tolist())
@@ -87,7 +90,7 @@ def cases(draw: Any) -> Case:
         low, high = 0, 2**item.bits - 1
     voi = draw(st.sampled_from(["sequence", "window", "windows", "none"]))
     if voi == "sequence":
-        header["VOILUTSequence"] = [table(draw, rng, low, min(high, low + 65535))]
+        header["VOILUTSequence"] = [table(draw, rng, low, high)]
     elif voi != "none":
         header["WindowCenter"] = [draw(st.integers(low, high)), 5][: 1 + (voi == "windows")]
         header["WindowWidth"] = [draw(st.integers(2, high - low + 2)), 9][: 1 + (voi == "windows")]
