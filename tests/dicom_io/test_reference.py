@@ -133,8 +133,11 @@ def shown(values: np.ndarray, padding: np.ndarray, header: dict[str, Any]) -> np
         item = header["VOILUTSequence"][0]
         return looked_up(values, item) / (2**item.bits - 1)
     if "WindowCenter" not in header:
-        low, high = np.percentile(values[~padding], [0.5, 99.5], method="inverted_cdf")
-        return np.clip((values - low) / (high - low), 0, 1)
+        seen = values[~padding]
+        low, high = np.percentile(seen, [0.5, 99.5], method="inverted_cdf")
+        if low == high:  # a few pixels on an even ground
+            low, high = seen.min(), seen.max()
+        return np.clip((values - low) / ((high - low) or 1), 0, 1)
     c, w = float(header["WindowCenter"][0]), float(header["WindowWidth"][0])
     if header["VOILUTFunction"] == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - c) / w, -700, 700)))
