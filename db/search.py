@@ -123,9 +123,8 @@ def _select(
     order = [key.column.desc() if key.descending else key.column.asc() for key in keys]
     labelled = [key.column.label(f"key_{number}") for number, key in enumerate(keys)]
     found = conditions(wanted)
-    if (
-        indexed and wanted.states and tx.conn.dialect.name == "sqlite"
-    ):  # which would rather read and sort a whole state
+    if indexed and wanted.states and tx.conn.dialect.name == "sqlite":
+        # It would rather read and sort a whole state.
         state = study_results.c.state.concat("")
         found = [*conditions(replace(wanted, states=())), state.in_(wanted.states)]
     return sa.select(study_results, *labelled).where(*found).order_by(*order), keys

@@ -53,14 +53,14 @@ class RunSettings:
     split: str = RANDOM
     both_sides: bool = False
 
+    def __post_init__(self) -> None:
+        if self.split not in (RANDOM, *SHIFTS):
+            raise RunError(f"no split {self.split!r}; there are: {', '.join((RANDOM, *SHIFTS))}")
+
     @property
     def fits_alike(self) -> tuple[object, ...]:
         """What runs must have in common for their folds to be pooled."""
         return self.recipe, self.data_digest, self.epochs, self.both_sides
-
-    def __post_init__(self) -> None:
-        if self.split not in (RANDOM, *SHIFTS):
-            raise RunError(f"no split {self.split!r}; there are: {', '.join((RANDOM, *SHIFTS))}")
 
 
 @dataclass(frozen=True)

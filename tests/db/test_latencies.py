@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +13,7 @@ from db.engine import Database
 from db.latencies import Counted
 from db.tables import InstanceState, instances
 from tests.support import rows
+from tests.support.statements import asked_of
 
 START = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -162,15 +162,9 @@ def test_no_look_reads_more_than_what_ended_meanwhile(tmp_path: Path) -> None:
     """However large the tables are, which PostgreSQL's planner knows only of large ones."""
     site = Site(f"sqlite:///{tmp_path / 'cxr.db'}")
     schema.upgrade(site.database)
-    asked: list[tuple[str, Any]] = []
-
-    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        asked.append((statement, parameters))
-
-    sa.event.listen(site.database.engine, "before_cursor_execute", note)
-    site.stages()
-    site.turnaround()
-    sa.event.remove(site.database.engine, "before_cursor_execute", note)
+    with asked_of(site.database) as asked:
+        site.stages()
+        site.turnaround()
     with site.database.read() as tx:
         steps = [
             row[-1]

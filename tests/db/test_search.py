@@ -4,10 +4,8 @@ import base64
 import json
 import tracemalloc
 from datetime import timedelta
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +14,7 @@ from db.engine import Database
 from db.queries import ResultFilter
 from db.search import BadCursor, Sort
 from tests.support import population, rows
+from tests.support.statements import asked_of
 
 
 @pytest.fixture
@@ -83,25 +82,19 @@ def test_urgency_takes_no_notice_of_what_is_withheld(filled: Database) -> None:
 def _plans(database: Database, wanted: ResultFilter, sort: Sort, *, withhold: bool) -> list[str]:
     """How the database would read two pages; PostgreSQL, if sorting and whole tables were dear,
     which its planner knows only of large ones."""
-    asked: list[tuple[str, Any]] = []
-
-    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if "key_0" in statement:
-            asked.append((statement, parameters))
-
     with database.read() as tx:
-        sa.event.listen(database.engine, "before_cursor_execute", note)
         cursor = None
-        for _ in range(2):
-            page = search.page(tx, wanted, sort, size=5, cursor=cursor, withhold=withhold)
-            cursor = page.next_cursor
-        sa.event.remove(database.engine, "before_cursor_execute", note)
+        with asked_of(database) as asked:
+            for _ in range(2):
+                page = search.page(tx, wanted, sort, size=5, cursor=cursor, withhold=withhold)
+                cursor = page.next_cursor
+        pages = [(statement, values) for statement, values in asked if "key_0" in statement]
         explain = "EXPLAIN QUERY PLAN"
         if not database.is_sqlite:
             tx.conn.exec_driver_sql("SET LOCAL enable_sort = off")
             tx.conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
             explain = "EXPLAIN"
-        steps = [tx.conn.exec_driver_sql(f"{explain} {query}", values) for query, values in asked]
+        steps = [tx.conn.exec_driver_sql(f"{explain} {query}", values) for query, values in pages]
         return [" ".join(str(step[-1]) for step in plan) for plan in steps]
 
 
@@ -148,15 +141,8 @@ def test_few_among_many_are_found_and_sorted(filled: Database, sort: Sort) -> No
     "wanted", [ResultFilter(verdict="agree"), ResultFilter(origin="upload"), ResultFilter()]
 )
 def test_what_is_seldom_is_not_counted_first(filled: Database, wanted: ResultFilter) -> None:
-    asked: list[str] = []
-
-    def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        asked.append(statement)
-
-    with filled.read() as tx:
-        sa.event.listen(filled.engine, "before_cursor_execute", note)
+    with filled.read() as tx, asked_of(filled) as asked:
         search.page(tx, wanted, Sort.URGENCY, size=5)
-        sa.event.remove(filled.engine, "before_cursor_execute", note)
     assert len(asked) == (2 if wanted == ResultFilter() else 1)
 
 
