@@ -2,9 +2,10 @@
 
 A peer that connects and says nothing, stops in the middle of a PDU, or dribbles takes a place
 like any other. When all are taken, the connection that has gone longest without a whole message
-makes room: one of the address that has most of them, for a newcomer that has fewer; else any that
-has been silent for a while. So whoever works is let in whatever others do, and no time-out has to
-be short for that.
+makes room: one of the address that has most of them, for a newcomer that has fewer; else one that
+has been silent for a while, of the newcomer's address or of one that has as many. No address takes
+a place from one that has fewer, so whoever works is let in and stays whatever others do, and no
+time-out has to be short for that.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 PROBE = bytes([7, 0, 0, 0, 0, 4, 0, 0, 0, 0])  # all that a probe of ours says: A-ABORT, PS3.8 9.3.8
 CONNECTIONS_MAX = 100  # in each process
 OVERFLOW_MAX = 20  # more that are still told why they are refused
-SILENT_MIN_S = 1.0  # who had a message since then makes room only for another address
+SILENT_MIN_S = 1.0  # who had a message since then makes room only for an address with fewer
 
 
 class Connection:
@@ -80,12 +81,16 @@ class Connections:
     @staticmethod
     def _who_makes_room(placed: list[Connection], newcomer: str) -> Connection | None:
         held = Counter(it.address for it in placed)
-        [(address, most)] = held.most_common(1)
+        most, its_own = max(held.values()), held[newcomer]
         before = time.monotonic() - SILENT_MIN_S
         able = [
             it
             for it in placed
             if not it.is_serving
-            and (it.address == address if most > held[newcomer] + 1 else it.done_at < before)
+            and (
+                held[it.address] == most
+                if most > its_own + 1
+                else held[it.address] >= its_own and it.done_at < before
+            )
         ]
         return min(able, key=lambda it: it.done_at, default=None)

@@ -221,6 +221,26 @@ def test_a_good_sender_is_answered_whatever_others_do(
     assert _resident_mb(listener) < RESIDENT_MB_MAX
 
 
+def test_a_sender_may_be_silent_while_another_takes_all_the_places_it_can(
+    listener: Listener,
+) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=idle_associations, args=(listener, stop), daemon=True)
+    ae = AE(ae_title="MODALITY")
+    ae.add_requested_context(Verification)
+    good = ae.associate("127.0.0.1", listener.port, ae_title="CXR_WORKER")
+    assert good.is_established
+    thread.start()
+    try:
+        for _ in range(2):
+            time.sleep(SECONDS / 2)
+            assert good.send_c_echo().get("Status") == 0
+        good.release()
+    finally:
+        stop.set()
+        thread.join(30)
+
+
 @pytest.mark.timeout(180 + FILES)
 def test_mutated_data_sets_get_a_status_each_and_a_good_one_between_them_success(
     listener: Listener,

@@ -60,6 +60,27 @@ def test_an_address_that_has_most_places_makes_room_for_another(held: ExitStack)
     assert [_is_dropped(it) for it in (good, *many)] == [False, False, True, False]
 
 
+def test_no_address_takes_a_place_from_one_that_has_fewer(held: ExitStack) -> None:
+    """A sender may be silent between two images while another fills all places, anew and anew."""
+    connections = Connections(maximum=4, overflow=2)
+    good = _come(held, connections, "good", 50)
+    many = [_come(held, connections, "bad", 0.1) for _ in range(3)]
+    assert _come(held, connections, "bad", 0).is_over
+    assert [_is_dropped(it) for it in (good, *many)] == [False] * 4
+    many[1].done_at -= 2
+    assert not _come(held, connections, "bad", 0).is_over
+    assert [_is_dropped(it) for it in (good, *many)] == [False, False, True, False]
+
+
+def test_who_has_as_many_places_makes_room_once_silent(held: ExitStack) -> None:
+    connections = Connections(maximum=2, overflow=2)
+    one, other = (_come(held, connections, it, 0.1) for it in ("one", "other"))
+    assert _come(held, connections, "one", 0).is_over
+    other.done_at -= 2
+    assert not _come(held, connections, "one", 0).is_over
+    assert [_is_dropped(it) for it in (one, other)] == [False, True]
+
+
 def test_a_place_is_free_again_when_its_connection_ends() -> None:
     connections = Connections(maximum=1, overflow=0)
     for _ in range(3):
