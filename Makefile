@@ -14,7 +14,7 @@ test: $(SETUP)
 
 # What takes minutes: a browser, training runs, real faults. CI runs it after `make test`.
 test-long: $(SETUP)
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long -n 2 --dist loadfile
 
 # ruff, mypy, licences, known weaknesses: what a change must pass before anything is run.
 check: $(SETUP)

@@ -184,7 +184,7 @@ def stored_file(tx: Transaction, sop_instance_uid: str, *, lock: bool = False) -
 
 
 def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> bool:
-    """Take a corrected header of known pixels: the newest wins and is analysed anew.
+    """Take a corrected header of known pixels: the newest wins, and an image is analysed anew.
 
     The file before it is listed for removal in the same transaction: without a row it would be
     adopted after a crash, as a correction of what has corrected it. False if the instance belongs
@@ -206,6 +206,8 @@ def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> boo
         return False
     if row.spool_name == arrival.spool_name:  # another process has adopted the same file
         return True
+    was_pending = row.state in (InstanceState.RECEIVED, InstanceState.PREPARED)
+    is_pending = arrival.state == InstanceState.RECEIVED
     tx.conn.execute(sa.insert(erased_files).values(spool_name=row.spool_name))
     tx.conn.execute(
         sa.update(instances)
@@ -217,22 +219,21 @@ def replace_header(tx: Transaction, arrival: Arrival, *, settle_s: float) -> boo
             view_position=arrival.view_position,
             state=arrival.state,
             reason=arrival.reason,
-            due_at=tx.now,
+            due_at=tx.now if is_pending else None,
             attempts=0,
             lease_token=None,
             error=None,
-            finished_at=None,
+            finished_at=None if is_pending else tx.now,
             purged_at=None,
         )
     )
-    was_pending = row.state in (InstanceState.RECEIVED, InstanceState.PREPARED)
     header = {
         "accession_number": arrival.study.accession_number,
         "patient_id": arrival.study.patient_id,
         "issuer_of_patient_id": arrival.study.issuer_of_patient_id,
         "study_date": arrival.study.study_date,
         "age_years": arrival.study.age_years,
-        "pending_count": studies.c.pending_count + (0 if was_pending else 1),
+        "pending_count": studies.c.pending_count + (int(is_pending) - int(was_pending)),
         "analysed_count": studies.c.analysed_count
         - (1 if row.state == InstanceState.PREDICTED else 0),
     }

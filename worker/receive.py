@@ -204,7 +204,8 @@ class Receiver:
             self._record_again(arrival, began_s=began_s)
         elif replaced:
             self._spool.remove(first.spool_name)
-            self._notify("prepare", arrival.sop_instance_uid)
+            if arrival.state == InstanceState.RECEIVED:
+                self._notify("prepare", arrival.sop_instance_uid)
         else:
             _log.warning(
                 "other pixels under a known UID: kept beside the first",

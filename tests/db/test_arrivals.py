@@ -92,6 +92,28 @@ def test_a_corrected_header_is_analysed_anew_under_a_new_revision(database: Data
     assert snapshot.newest_report.sop_instance_uid == "2.25.1"
 
 
+def test_a_corrected_header_of_what_is_not_analysed_keeps_nothing_waiting(
+    database: Database,
+) -> None:
+    """A PACS merges patients and routes the study back, with our own pictures."""
+    rows.arrive(database, "1.1")
+    rows.prepare(database, "1.1")
+    rows.predict(database, "1.1")
+    state = InstanceState.REJECTED
+    rows.arrive(database, "1.2", is_image=False, state=state, reason="our own object")
+    with database.begin() as tx:
+        for number in (1, 2):
+            spool_name = f"files/{number}.dcm"
+            corrected = rows.arrival("1.2", is_image=False, state=state, spool_name=spool_name)
+            assert arrivals.replace_header(tx, corrected, settle_s=0)
+    assert (_study(database).pending_count, _study(database).analysed_count) == (0, 1)
+    with database.read() as tx:
+        query = sa.select(instances.c.state, instances.c.due_at, instances.c.finished_at)
+        row = tx.conn.execute(query.where(instances.c.sop_instance_uid == "1.2")).one()
+    assert (row.state, row.due_at, row.finished_at is None) == ("rejected", None, False)
+    rows.claim_report(database)
+
+
 def test_a_header_that_names_another_study_replaces_nothing(database: Database) -> None:
     rows.arrive(database, "1.1", study="1.2.3")
     elsewhere = rows.arrival("1.1", study="4.5.6")
