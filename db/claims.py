@@ -27,6 +27,7 @@ class Stage:
     key: sa.Column[Any]  # what a message names
     waiting: sa.ColumnElement[bool]
     order: tuple[sa.Column[Any], ...]
+    since: sa.Column[Any]  # when a row came
 
 
 def _instance_stage(name: str, state: InstanceState) -> Stage:
@@ -36,6 +37,7 @@ def _instance_stage(name: str, state: InstanceState) -> Stage:
         key=instances.c.sop_instance_uid,
         waiting=instances.c.state == state,
         order=(instances.c.backlog, instances.c.due_at, instances.c.id),
+        since=instances.c.received_at,
     )
 
 
@@ -47,6 +49,7 @@ REPORT = Stage(
     key=studies.c.study_instance_uid,
     waiting=studies.c.pending_count == 0,
     order=(studies.c.backlog, studies.c.due_at, studies.c.id),
+    since=studies.c.last_arrival_at,
 )
 
 _is_held = sa.exists().where(
@@ -71,6 +74,7 @@ DELIVER = Stage(
         ),
     ),
     order=(outbox.c.due_at, outbox.c.id),
+    since=outbox.c.created_at,
 )
 # Sent, and the destination is to be asked whether it answers for it; without that never due.
 COMMIT = Stage(
@@ -79,6 +83,7 @@ COMMIT = Stage(
     key=outbox.c.destination,
     waiting=sa.and_(outbox.c.state == DeliveryState.SENT, ~_is_held),
     order=(outbox.c.due_at, outbox.c.id),
+    since=outbox.c.created_at,
 )
 STAGES = (PREPARE, INFER, REPORT, DELIVER, COMMIT)
 
@@ -138,6 +143,27 @@ def release(
     """Give a claimed row back, to be tried again after a while; raises LeaseLost."""
     due_at = tx.now + timedelta(seconds=retry_in_s)
     _update_held(tx, stage, held, {"lease_token": None, "error": error, "due_at": due_at})
+
+
+def hand_back(
+    tx: Transaction,
+    stage: Stage,
+    held: Claim,
+    *,
+    error: str | None = None,
+    retry_in_s: float = 0.0,
+    younger_than: timedelta = timedelta.max,
+) -> None:
+    """Give a claimed row back as if this claim had not been: what ended it is not the row's fault.
+
+    younger_than: of a row that came longer ago, the attempt counts. Raises LeaseLost.
+    """
+    query = sa.select(stage.since).where(stage.table.c.id == held.id)
+    came_at = tx.conn.execute(query).scalar_one_or_none()
+    is_young = came_at is not None and tx.now - came_at < younger_than
+    due_at = tx.now + timedelta(seconds=retry_in_s)
+    values = {"lease_token": None, "error": error, "due_at": due_at}
+    _update_held(tx, stage, held, values | {"attempts": held.attempts - is_young})
 
 
 def due_keys(tx: Transaction, stage: Stage, *, limit: int) -> list[str]:

@@ -21,7 +21,7 @@ from db.tables import DeliveryState, objects, outbox
 @dataclass(frozen=True, kw_only=True)
 class DueCommitment:
     held: Claim
-    created_at: datetime
+    sent_at: datetime
     sent: MadeObject
 
 
@@ -50,7 +50,7 @@ def claim_due(
     query = (
         sa.select(
             outbox.c.id,
-            outbox.c.created_at,
+            outbox.c.sent_at,
             objects.c.sop_class_uid,
             objects.c.sop_instance_uid,
         )
@@ -61,7 +61,7 @@ def claim_due(
     return [
         DueCommitment(
             held=held,
-            created_at=rows[held.id].created_at,
+            sent_at=rows[held.id].sent_at,
             sent=MadeObject(
                 sop_class_uid=rows[held.id].sop_class_uid,
                 sop_instance_uid=rows[held.id].sop_instance_uid,

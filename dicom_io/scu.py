@@ -34,6 +34,7 @@ _config.STORE_SEND_CHUNKED_DATASET = True  # send files in pieces, as they are
 logger = logging.getLogger(__name__)
 
 CONTEXTS_MAX = 128  # PS3.8 9.3.2.2: odd numbers of one byte
+OUT_OF_RESOURCES = range(0xA700, 0xA800)  # PS3.4 B.2.3: a full disk, say; nothing of the object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class SendResult:
     """What became of one object: `error` is None when the destination has it.
 
     status: the C-STORE status (PS3.4 B.2.3), None where none came. refused: the destination has
-    looked at the object and does not take it. final: nor would it the next time.
+    looked at the object and does not take it, for another reason than want of room. final: nor would it the next time.
     """
 
     sop_instance_uid: str
@@ -251,12 +252,12 @@ def _store(assoc: Association, item: SendObject) -> SendResult:
         return not_sent(f"cannot be sent ({type(error).__name__})")
     if status is None:
         return not_sent("no valid answer to C-STORE")
-    refused = code_to_category(status) not in ("Success", "Warning")
+    taken = code_to_category(status) in ("Success", "Warning")
     return SendResult(
         sop_instance_uid=item.sop_instance_uid,
         status=status,
-        error=f"refused with status 0x{status:04X}" if refused else None,
-        refused=refused,
+        error=None if taken else f"refused with status 0x{status:04X}",
+        refused=not (taken or status in OUT_OF_RESOURCES),
     )
 
 

@@ -16,7 +16,7 @@ from dicom_io.association import Timeouts
 from dicom_io.destination import WebDestination
 from dicom_io.errors import DestinationUnavailable
 from dicom_io.http_pool import http_pool
-from dicom_io.scu import SendObject, SendResult
+from dicom_io.scu import OUT_OF_RESOURCES, SendObject, SendResult
 
 ANSWER_BYTES_MAX = 1 << 20
 _OK, _ACCEPTED, _SERVER_ERROR = 200, 202, 500
@@ -78,7 +78,8 @@ class WebPeer:
         reason = _failure_reason(answer, uid)
         if reason is not None:
             error = f"refused with failure reason 0x{reason:04X}"
-            return SendResult(sop_instance_uid=uid, status=reason, error=error, refused=True)
+            refused = reason not in OUT_OF_RESOURCES
+            return SendResult(sop_instance_uid=uid, status=reason, error=error, refused=refused)
         if http_status in (_OK, _ACCEPTED):
             return SendResult(sop_instance_uid=uid, status=0, error=None)
         error = f"refused with HTTP {http_status}"

@@ -2,7 +2,7 @@
 
 An N-ACTION names what was sent; the answer comes to the listener. What a destination does not
 hold is sent again. What it does not answer is asked again, each time later, and given up when it
-is as old as an undelivered object may get.
+was sent as long ago as an object may wait for its delivery.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 
 from db import commitments
 from db.commitments import DueCommitment
-from db.engine import Database
+from db.engine import Database, Transaction
 from db.errors import LeaseLost
 from dicom_io import commitment
 from dicom_io.commitment import CommitmentReport
@@ -39,6 +39,7 @@ def commit(services: Services, name: str) -> int:
         due = commitments.claim_due(
             tx, name, transaction_uid, limit=REFERENCES_MAX, overdue_in_s=_answer_within_s
         )
+        due = _without_the_unanswered(tx, due)
     if not due:
         return 0
     recipient = services.settings.recipient(name)
@@ -83,6 +84,15 @@ def record(database: Database, report: CommitmentReport) -> bool:
     return answer.known
 
 
+def _without_the_unanswered(tx: Transaction, due: list[DueCommitment]) -> list[DueCommitment]:
+    """Give up what was asked about for so long; the rest is to be asked about once more."""
+    for it in due:
+        if is_too_old(tx.now, it.sent_at):
+            error = it.held.error or "no answer to the requests for storage commitment"
+            commitments.record_unanswered(tx, it.held, error)
+    return [it for it in due if not is_too_old(tx.now, it.sent_at)]
+
+
 def _answer_within_s(attempts: int) -> float:
     return min(ANSWER_WITHIN_S * 2.0 ** min(attempts - 1, 20), ANSWER_WITHIN_MAX_S)
 
@@ -91,10 +101,7 @@ def _ask_again(services: Services, due: list[DueCommitment], error: str) -> None
     for it in due:
         try:
             with services.database.begin() as tx:
-                if is_too_old(tx.now, it.created_at):
-                    commitments.record_unanswered(tx, it.held, error)
-                else:
-                    wait_s = backoff_s(it.held.attempts)
-                    commitments.ask_again(tx, it.held, error=error, retry_in_s=wait_s)
+                wait_s = backoff_s(it.held.attempts)
+                commitments.ask_again(tx, it.held, error=error, retry_in_s=wait_s)
         except LeaseLost:  # answered by now, or asked by another
             continue

@@ -8,9 +8,12 @@ another worker starts it again.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 
 from db import outcomes
-from db.claims import Claim, Stage, claim, due_keys, release
+from db.claims import Claim, Stage, claim, due_keys, hand_back, release
 from db.errors import LeaseLost
 from db.outcomes import StudyProgress
 from db.tables import InstanceState
@@ -23,6 +26,8 @@ LEASE_S = 20.0  # a row of a killed worker waits as long; its work takes a secon
 DRAIN_S = 5.0  # how long one wake-up goes on with other due rows
 assert DRAIN_S + LEASE_S < TASK_TIME_LIMIT_S
 RETRY_AFTER_S = 5.0
+TROUBLE_RETRY_AFTER_S = 15.0
+TROUBLE_MAX = timedelta(days=1)  # for a file that only looks like the disk's trouble
 
 _log = log.get("stage")
 
@@ -78,6 +83,8 @@ def _drain(
             _log.warning("%s", lost)
         except Exception as error:  # one bad row must not end the worker
             _retry(services, stage, held, error)
+            if _is_trouble(error) and coming is None:  # nor would the next row be done
+                return done
         done += len(held)
         first = None
         if coming is None and time.monotonic() > deadline:
@@ -89,12 +96,23 @@ def _retry(services: Services, stage: Stage, claims: list[Claim], error: Excepti
     said = log.where(error)
     _log.error("%s: attempt %s failed: %s", stage.name, claims[0].attempts, said)
     for held in claims:
-        wait_s = RETRY_AFTER_S * 2 ** (held.attempts - 1)
         try:
             with services.database.begin() as tx:
-                release(tx, stage, held, error=said, retry_in_s=wait_s)
+                if _is_trouble(error):
+                    hand_back(tx, stage, held, error=said, retry_in_s=TROUBLE_RETRY_AFTER_S,
+                              younger_than=TROUBLE_MAX)  # fmt: skip
+                else:
+                    wait_s = RETRY_AFTER_S * 2 ** (held.attempts - 1)
+                    release(tx, stage, held, error=said, retry_in_s=wait_s)
         except LeaseLost:  # done before the error, or taken over
             continue
+
+
+def _is_trouble(error: Exception) -> bool:
+    """Whether it is the disk or the database that fails, whatever the row: no poison."""
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError)
+    return isinstance(error, OperationalError | InterfaceError | TimeoutError)
 
 
 def is_poison(held: Claim) -> bool:

@@ -5,6 +5,7 @@ headers stay: a late image still gets a report that covers all of its study. Wha
 is never touched. `forget` is what erases a study.
 """
 
+import errno
 import os
 import secrets
 import time
@@ -18,6 +19,7 @@ from worker.spool import Spool
 
 STUDIES_AT_ONCE = 20
 MAKE_ROOM_WITHIN_S = 5.0
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE}
 
 _log = log.get("retention")
 
@@ -25,8 +27,8 @@ _log = log.get("retention")
 def purge(database: Database, spool: Spool, days: int, *, enough_bytes: int | None = None) -> int:
     """Take the pixel data out of what has been kept for `days`; returns how many studies.
 
-    enough_bytes: of no more than hold so much. None while another looks through the spool. Cut off
-    anywhere, it can be run again.
+    enough_bytes: of no more than hold so much. None while another looks through the spool, nor
+    where a disk has no room for the smaller files. Cut off anywhere, it can be run again.
     """
     with spool.sole() as alone:
         if not alone:
@@ -35,13 +37,15 @@ def purge(database: Database, spool: Spool, days: int, *, enough_bytes: int | No
             expired = retention.expire(
                 tx, days=days, limit=STUDIES_AT_ONCE, enough_bytes=enough_bytes
             )
+        done = []
         for study in expired:
-            for name in study.spool_names:
-                _drop_pixels(spool, name)
-        if expired:
+            if not all(_drop_pixels(spool, name) for name in study.spool_names):
+                break  # nor would the others be
+            done.append(study)
+        if done:
             with database.begin() as tx:
-                retention.record_purged(tx, expired)
-    return len(expired)
+                retention.record_purged(tx, done)
+    return len(done)
 
 
 def make_room(database: Database, spool: Spool, percent: int) -> int:
@@ -65,7 +69,8 @@ def _excess_bytes(spool: Spool, percent: int) -> int:
     return disk.used - (disk.used + disk.free) * percent // 100
 
 
-def _drop_pixels(spool: Spool, name: str) -> None:
+def _drop_pixels(spool: Spool, name: str) -> bool:
+    """Make a file smaller; False if none can be made smaller now."""
     small = spool.temp / f"purge-{secrets.token_hex(8)}"
     try:
         write_header_only(spool.path(name), small)
@@ -77,5 +82,7 @@ def _drop_pixels(spool: Spool, name: str) -> None:
         _log.warning("kept as it is: %s: %s", name, error)
     except OSError as error:  # of this file: the others go on
         _log.error("kept as it is: %s: %s", name, error.strerror)
+        return error.errno not in NO_ROOM
     finally:
         small.unlink(missing_ok=True)
+    return True

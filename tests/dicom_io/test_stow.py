@@ -115,7 +115,7 @@ def test_what_the_server_refuses_is_the_objects_fault_and_the_next_is_sent(serve
         (200, b"<xml/>"),
     ]
     assert store(WebDestination(url=server.url), "1.1", "1.2", "1.3", "1.4", "1.5", "1.6") == [
-        (0xA700, "refused with failure reason 0xA700", True),
+        (0xA700, "refused with failure reason 0xA700", False),  # no room, for whatever object
         (0x0122, "refused with failure reason 0x0122", True),
         (None, "refused with HTTP 413", True),
         (None, "refused with HTTP 400", True),

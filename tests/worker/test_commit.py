@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -104,6 +105,23 @@ def test_an_answer_that_does_not_come_is_asked_for_again_under_another_transacti
     assert _states(sent) == ["committed", "committed"]
 
 
+def test_who_takes_the_request_and_never_answers_is_not_asked_for_ever(
+    sent: Outbox, pacs: Pacs
+) -> None:
+    """A PACS behind a firewall that lets us in and it not out."""
+    (report, _) = sent.deliveries()
+    assert commit.commit(sent.services, pacs.destination) == 2
+    with sent.database.begin() as tx:
+        long_ago = tx.now - timedelta(days=patience.DELIVERY_AGE_MAX_DAYS + 1)
+        old = sa.update(outbox).where(outbox.c.id == report["id"])
+        tx.conn.execute(old.values(sent_at=long_ago))
+    sent.make_due()
+    assert commit.commit(sent.services, pacs.destination) == 1  # the other one
+    assert _states(sent) == ["failed", "sent"]
+    assert "no answer" in sent.deliveries()[0]["error"]
+    assert sent.deliveries()[0]["due_at"] is None
+
+
 def test_each_answer_is_waited_for_longer() -> None:
     waits = [commit._answer_within_s(attempts) for attempts in range(1, 40)]
     assert waits[:3] == [600, 1200, 2400]
@@ -126,10 +144,11 @@ def test_a_destination_that_offers_none_is_asked_later_and_not_for_ever(
         assert row["state"] == "sent"
         assert "offers no storage commitment" in row["error"]
         with waiting.database.begin() as tx:
-            long_ago = tx.now.replace(year=tx.now.year - 1)
-            tx.conn.execute(sa.update(outbox).values(created_at=long_ago))
+            long_ago = tx.now - timedelta(days=patience.DELIVERY_AGE_MAX_DAYS + 1)
+            tx.conn.execute(sa.update(outbox).values(sent_at=long_ago))
         waiting.make_due()
         commit.commit(waiting.services, plain.destination)
+        assert "offers no storage commitment" in waiting.deliveries()[0]["error"]
         assert _states(waiting) == ["failed", "failed"]
     finally:
         plain.close()

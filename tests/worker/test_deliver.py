@@ -100,6 +100,23 @@ def test_days_without_an_answer_do_not_count_as_refusals(pacs: Pacs, tmp_path: P
     assert {row["state"] for row in waiting.deliveries()} == {"pending"}
 
 
+def test_a_destination_without_room_is_waited_for_however_often_it_says_so(
+    pacs: Pacs, tmp_path: Path
+) -> None:
+    waiting = Outbox(tmp_path, pacs.destination)
+    waiting.add_report(1)
+    pacs.status = 0xA701
+    for _ in range(2 * patience.REFUSALS_MAX):
+        waiting.make_due()
+        deliver.deliver(waiting.services, pacs.destination)
+    report = waiting.deliveries()[0]
+    assert (report["state"], report["refusals"]) == ("pending", 0)
+    assert report["error"] == "refused with status 0xA701"
+    pacs.status = 0x0000
+    waiting.make_due()
+    assert deliver.deliver(waiting.services, pacs.destination) == 2
+
+
 def test_a_study_that_waits_delays_no_other(pacs: Pacs, tmp_path: Path) -> None:
     waiting = Outbox(tmp_path, pacs.destination)
     first, second = waiting.add_report(1), waiting.add_report(2)

@@ -1,9 +1,12 @@
 """Retention: what is delivered loses its pixel data, what is not keeps it; whoever is killed."""
 
+import errno
+import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
@@ -323,6 +326,21 @@ def test_however_full_the_disk_is_what_is_not_delivered_is_kept(
     disk.size = disk.used
     assert retention.make_room(site.database, site.spool, 1) == 1
     assert [site.holds_pixels(ds) for ds in (waits, gone, unreported)] == [True, False, True]
+
+
+def test_a_disk_without_room_for_the_smaller_files_is_looked_at_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(site, monkeypatch)
+    made = _delivered(site, 3)
+    disk.size = disk.used
+    with monkeypatch.context() as full:
+        no_room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        full.setattr(retention, "write_header_only", Mock(side_effect=no_room))
+        assert retention.make_room(site.database, site.spool, 1) == 0
+    assert [site.row(ds).purged_at for ds in made] == [None] * 3
+    assert retention.make_room(site.database, site.spool, 1) == 3
+    assert not any(site.holds_pixels(ds) for ds in made)
 
 
 def test_making_room_ends_after_a_while_and_goes_on_at_the_next_look(
