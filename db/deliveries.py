@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db import retractions
 from db.claims import DELIVER, Claim, claim_for, complete, release
 from db.destinations import lock_destination
 from db.engine import Transaction
@@ -123,6 +124,14 @@ def conversion(tx: Transaction, object_id: int, sop_class_uid: str) -> int | Non
     )
     found: int | None = tx.conn.execute(query).scalar_one_or_none()
     return found
+
+
+def is_withdrawn(tx: Transaction, delivery: DueDelivery) -> bool:
+    """Whether an object must not leave any more; that stays so until the transaction ends."""
+    study = sa.select(studies.c.id).where(studies.c.id == delivery.study_id)
+    tx.conn.execute(study.with_for_update()).one_or_none()
+    row = sa.select(outbox.c.id).where(outbox.c.id == delivery.held.id, retractions.is_withdrawn())
+    return tx.conn.execute(row).one_or_none() is not None
 
 
 def insert_conversion(tx: Transaction, delivery: DueDelivery, made: BuiltObject) -> int:

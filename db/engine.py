@@ -136,9 +136,16 @@ def _make_engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         return _make_sqlite_engine(parsed)
     parsed = parsed.set(drivername="postgresql+psycopg")
-    options = (
-        f"-c synchronous_commit=on -c statement_timeout={POSTGRESQL_STATEMENT_TIMEOUT_S * 1000}"
-    )
+    options = {
+        "synchronous_commit": "on",
+        "statement_timeout": POSTGRESQL_STATEMENT_TIMEOUT_S * 1000,
+        # The server's own side: a client whose host is lost in the middle of a transaction would
+        # else keep its row locks for the two hours of the kernel's keepalive.
+        "tcp_user_timeout": POSTGRESQL_SILENCE_MAX_S * 1000,
+        "tcp_keepalives_idle": POSTGRESQL_SILENCE_MAX_S // 2,
+        "tcp_keepalives_interval": 2,
+        "tcp_keepalives_count": 3,
+    }
     return sa.create_engine(
         parsed,
         pool_pre_ping=True,
@@ -148,7 +155,7 @@ def _make_engine(url: str) -> Engine:
         hide_parameters=True,  # an error would quote them
         connect_args={
             "connect_timeout": POSTGRESQL_CONNECT_TIMEOUT_S,
-            "options": options,
+            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
             "tcp_user_timeout": POSTGRESQL_SILENCE_MAX_S * 1000,
             "keepalives_idle": POSTGRESQL_SILENCE_MAX_S // 2,
             "keepalives_interval": 2,

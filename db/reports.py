@@ -182,7 +182,8 @@ def record_report(
     """Write a study's result, its report and the report's deliveries, all or nothing.
 
     report: None where the newest report says all of this already, or nothing needs saying.
-    Raises LeaseLost, or RevisionChanged if the study is no longer at `revision`.
+    Raises LeaseLost, or RevisionChanged if the study is no longer at `revision`, or was withdrawn
+    meanwhile and the report is to leave all the same.
     """
     values: dict[str, Any] = {
         "state": StudyState.REPORTED,
@@ -200,9 +201,12 @@ def record_report(
             "delivered_at": None,
             "sr_sop_instance_uid": report.sr.sop_instance_uid,
         }
-    current = sa.select(studies.c.revision).where(studies.c.id == held.id).with_for_update()
-    if tx.conn.execute(current).scalar_one() != revision:
+    query = sa.select(studies.c.revision, studies.c.retracted_at).where(studies.c.id == held.id)
+    current = tx.conn.execute(query.with_for_update()).one()
+    if current.revision != revision:
         raise RevisionChanged(f"report: the study of row {held.id} is past revision {revision}")
+    if current.retracted_at is not None and report is not None and report.destinations:
+        raise RevisionChanged(f"report: the study of row {held.id} was withdrawn")
     complete(tx, REPORT, held, values)
     if report is not None:
         _insert_report(tx, held.id, revision, report)

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.engine import Transaction
+from db.retractions import is_withdrawn
 from db.tables import (
     RETRACTED,
     DeliveryState,
@@ -24,9 +25,12 @@ from db.tables import (
 def retry_deliveries(
     tx: Transaction, *, study_instance_uid: str | None = None, destination: str | None = None
 ) -> int:
-    """Make deliveries due that were given up, and those that wait for their next try."""
+    """Make deliveries due that were given up, and those that wait for their next try.
+
+    What was given up and then withdrawn stays so.
+    """
     stopped = sa.or_(
-        outbox.c.state == DeliveryState.FAILED,
+        sa.and_(outbox.c.state == DeliveryState.FAILED, ~is_withdrawn()),
         sa.and_(
             outbox.c.state == DeliveryState.PENDING,
             outbox.c.lease_token.is_(None),

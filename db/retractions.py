@@ -90,6 +90,29 @@ def retract(tx: Transaction, found: Retractable, notes: Sequence[BuiltObject]) -
         insert_object(tx, found.study_id, None, note)
 
 
+def is_withdrawn() -> sa.ColumnElement[bool]:
+    """Of a row of the outbox: whether it holds what must not be sent (again).
+
+    Its study is withdrawn, or a rejection note for the same destination was made after it.
+    """
+    notes = objects.alias("notes")
+    later = outbox.alias("later")
+    is_note = sa.exists().where(
+        notes.c.id == outbox.c.object_id, notes.c.kind == ObjectKind.REJECTION
+    )
+    of_withdrawn = sa.exists().where(
+        studies.c.id == outbox.c.study_id, studies.c.retracted_at.is_not(None)
+    )
+    is_named = sa.exists().where(
+        later.c.study_id == outbox.c.study_id,
+        later.c.destination == outbox.c.destination,
+        later.c.id > outbox.c.id,
+        notes.c.id == later.c.object_id,
+        notes.c.kind == ObjectKind.REJECTION,
+    )
+    return sa.and_(~is_note, sa.or_(of_withdrawn, is_named))
+
+
 def _tried(tx: Transaction, study_id: int) -> dict[str, frozenset[int]]:
     """Objects that a destination may hold, since its last rejection note, by destination."""
     query = (

@@ -109,6 +109,8 @@ def _deliver(services: Services, recipient: Recipient, peer: Peer, delivery: Due
             result = _store(services, recipient, peer, delivery)
     except DicomError as error:  # it holds what a Comprehensive SR may not
         result = _failure(delivery, f"cannot be converted: {error}", refused=True)
+    except _WithdrawnError:
+        result = _failure(delivery, "withdrawn before it was sent", final=True)
     if result.error is None:
         _audit(services, recipient, delivery)
         return _record_sent(services, recipient, delivery.held)
@@ -174,13 +176,22 @@ def _store(
     )
 
 
-def _failure(delivery: DueDelivery, error: str, *, refused: bool = False) -> SendResult:
+def _failure(
+    delivery: DueDelivery, error: str, *, refused: bool = False, final: bool = False
+) -> SendResult:
     uid = delivery.sop_instance_uid
-    return SendResult(sop_instance_uid=uid, status=None, error=error, refused=refused)
+    return SendResult(sop_instance_uid=uid, status=None, error=error, refused=refused, final=final)
+
+
+class _WithdrawnError(Exception):
+    """A note names the report as it was made; in another SOP class nothing would reject it."""
 
 
 def _converted(services: Services, delivery: DueDelivery) -> DueDelivery:
-    """The same report as a Comprehensive SR: made once, and kept before it is sent."""
+    """The same report as a Comprehensive SR: made once, and kept before it is sent.
+
+    Raises _WithdrawnError where that was not made before the report was withdrawn.
+    """
     database = services.database
     with database.read() as tx:
         known = deliveries.conversion(tx, delivery.object_id, COMPREHENSIVE_SR)
@@ -200,6 +211,8 @@ def _converted(services: Services, delivery: DueDelivery) -> DueDelivery:
         destinations=(),
     )
     with database.begin() as tx:
+        if known is None and deliveries.is_withdrawn(tx, delivery):
+            raise _WithdrawnError
         object_id = known or deliveries.insert_conversion(tx, delivery, converted)
         return deliveries.deliver_instead(tx, delivery.held, object_id)
 

@@ -1,5 +1,6 @@
 """What a report says of a study: its conclusion, each image's finding, and a digest of it all."""
 
+import errno
 import hashlib
 import json
 from datetime import datetime
@@ -55,7 +56,12 @@ def study_report(
     images: list[InstanceSnapshot],
     now: datetime,
 ) -> sr.StudyReport:
-    """What the report says, before its pictures are drawn."""
+    """What the report says, before its pictures are drawn.
+
+    Raises FileNotFoundError where none of the images is there: it is the spool that is missing.
+    """
+    if not any(services.spool.path(it.spool_name).is_file() for it in images):
+        raise FileNotFoundError(errno.ENOENT, "none of the study's files is in the spool")
     newest, settings, bundle = study.newest_report, services.settings, services.bundle
     findings = tuple(_finding(services, study, image) for image in images)
     shown = max(findings, key=lambda finding: finding.probability or -1.0)

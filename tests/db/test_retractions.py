@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from db import deliveries, queries, retractions
+from db import deliveries, queries, reports, restarts, retractions
 from db.claims import DELIVER, claim_for
 from db.engine import Database
 from db.errors import RevisionChanged
@@ -89,14 +89,52 @@ def test_once_more_names_only_what_is_new(database: Database) -> None:
     again = _found(database)
     assert again.retracted_at is not None
     assert again.delivered == {}
-    rows.arrive(database, "1.2")
-    rows.prepare(database, "1.2")
-    rows.predict(database, "1.2")
+    with database.begin() as tx:
+        restarts.reprocess(tx, rows.STUDY, max_age_days=7, deliver_anyway=True)
+    rows.prepare(database, "1.1")
+    rows.predict(database, "1.1")
     rows.report(database, "2.25.2", "A@h:1")
     with database.begin() as tx:
         tx.conn.execute(sa.update(outbox).values(state="sent"))
     ((made,),) = _found(database).delivered
     assert made.payload == b"report 2.25.2"
+
+
+def test_a_report_that_is_drawn_while_its_study_is_withdrawn_is_not_queued(
+    database: Database,
+) -> None:
+    rows.arrive(database, "1.1")
+    rows.prepare(database, "1.1")
+    rows.predict(database, "1.1")
+    held, revision = rows.claim_report(database)
+    _retract(database, _found(database))
+    report = rows.built_report("2.25.1", "A@h:1")
+    with pytest.raises(RevisionChanged, match="withdrawn"), database.begin() as tx:
+        reports.record_report(tx, held, revision, rows.RESULT, report)
+    with database.read() as tx:
+        assert queries.find_deliveries(tx, rows.STUDY) == []
+    with database.begin() as tx:  # as it is made next, for nobody
+        reports.record_report(tx, held, revision, rows.RESULT, rows.built_report("2.25.1"))
+
+
+def test_what_was_withdrawn_is_not_tried_again(database: Database) -> None:
+    _reported(database, "A@h:1", "B@h:2")  # B takes no notes
+    for name in ("A@h:1", "B@h:2"):
+        with database.begin() as tx:
+            (held,) = claim_for(tx, DELIVER, name, limit=1, lease_s=60)
+            deliveries.record_delivery_failure(tx, held, "refused")
+    _retract(database, _found(database), _note("2.25.9", "A@h:1"))
+    with database.begin() as tx:
+        assert restarts.retry_deliveries(tx) == 0
+        assert restarts.reprocess(tx, rows.STUDY, max_age_days=7, deliver_anyway=True) == 1
+        tx.conn.execute(
+            sa.update(outbox).where(outbox.c.state == "pending").values(state="failed")
+        )
+        assert restarts.retry_deliveries(tx, destination="A@h:1") == 1  # the note itself
+    with database.read() as tx:
+        states = {row["kind"]: row["state"] for row in queries.find_deliveries(tx, rows.STUDY)
+                  if row["destination"] == "A@h:1"}  # fmt: skip
+    assert states == {"sr": "failed", "rejection": "pending"}
 
 
 def test_a_study_that_does_not_exist_is_none(database: Database) -> None:

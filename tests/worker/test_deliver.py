@@ -14,6 +14,7 @@ from pynetdicom import build_context
 from db import deliveries, destinations
 from db.tables import ObjectKind, objects, outbox
 from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from dicom_io.rejection import Reason
 from dicom_io.sr import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
 from tests.support import dicom
 from tests.support.outbox import Outbox
@@ -21,6 +22,7 @@ from tests.support.peers import free_port
 from tests.support.system import Pacs
 from worker import deliver, patience
 from worker.destinations import parse
+from worker.retract import retract
 from worker.services import Services
 
 
@@ -193,6 +195,23 @@ def test_where_only_comprehensive_sr_is_taken_the_report_is_converted_once(
     assert kept is not None
     stored = dcmread(BytesIO(kept))
     assert _without_meta(stored) == _without_meta(report)
+
+
+def test_a_report_that_is_withdrawn_before_it_was_converted_never_leaves(
+    old_pacs: Pacs, tmp_path: Path
+) -> None:
+    """The note names it as it was made: in another class nothing would reject it."""
+    waiting = Outbox(tmp_path, old_pacs.destination)
+    waiting.add_report(1)
+    with waiting.database.begin() as tx:  # it could not be reached so far
+        tx.conn.execute(sa.update(outbox).values(attempts=1))
+    retract(waiting.services.settings, waiting.database, "1.2.1", Reason.QUALITY)
+    for _ in range(3):
+        waiting.make_due()
+        deliver.deliver(waiting.services, old_pacs.destination)
+    assert COMPREHENSIVE_SR not in {ds.SOPClassUID for ds in old_pacs.received}
+    report = waiting.deliveries()[0]
+    assert (report["state"], report["error"]) == ("failed", "withdrawn before it was sent")
 
 
 def test_a_picture_in_implicit_vr_has_the_same_pixels(old_pacs: Pacs, tmp_path: Path) -> None:

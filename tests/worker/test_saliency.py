@@ -1,14 +1,17 @@
 """Pictures that a report refers to: whoever gets the report has them, or gets them with it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from pydicom.dataset import Dataset
 
-from db import restarts
+from db import queries, restarts
 from db.engine import Database
 from db.outcomes import StoredSaliency
+from db.tables import studies
 from dicom_io.rejection import KEY_OBJECT_SELECTION, Reason
 from model.bundle import read_bundle, shipped_bundle_path
 from tests.support import dicom, rows, stored
@@ -140,3 +143,29 @@ def test_a_report_refers_to_no_picture_that_its_destination_was_never_sent(
     site.store(late[2])
     assert len(_shown(pacs, site.study, images)) == 4
     assert len(pacs.pictures(site.study)) == before + 1  # what both have is not made again
+
+
+def test_no_report_is_made_while_the_spool_is_not_there(
+    database: Database, tmp_path: Path, pacs: Pacs
+) -> None:
+    """A volume that is not mounted, or a database that was restored before its spool."""
+    site = Site(tmp_path, database, pacs)
+    away = tmp_path / "away"
+    assert stored.store(site.first, Spool(tmp_path / "spool"), database) == SUCCESS
+    rows.prepare(database, site.first.SOPInstanceUID)
+    rows.predict(database, site.first.SOPInstanceUID)
+    (tmp_path / "spool").rename(away)
+    Spool(tmp_path / "spool").create()
+    assert report.report(site._services, site.study) == 1
+    site.deliver()
+    assert pacs.received == []
+    with database.read() as tx:
+        (study,) = queries.find_study_results(tx, queries.ResultFilter())
+    assert (study["reported_at"], study["error"][:17]) == (None, "FileNotFoundError")
+    shutil.rmtree(tmp_path / "spool")
+    away.rename(tmp_path / "spool")
+    with database.begin() as tx:
+        tx.conn.execute(sa.update(studies).values(due_at=tx.now))
+    assert report.report(site._services, site.study) == 1
+    site.deliver()
+    assert pacs.reports(site.study)[0].PatientID == site.first.PatientID
