@@ -28,6 +28,7 @@ class Stage:
     waiting: sa.ColumnElement[bool]
     order: tuple[sa.Column[Any], ...]
     since: sa.Column[Any]  # when a row came
+    state: str | None = None  # of the rows that wait, where that tells them
 
 
 def _instance_stage(name: str, state: InstanceState) -> Stage:
@@ -38,6 +39,7 @@ def _instance_stage(name: str, state: InstanceState) -> Stage:
         waiting=instances.c.state == state,
         order=(instances.c.backlog, instances.c.due_at, instances.c.id),
         since=instances.c.received_at,
+        state=state,
     )
 
 
@@ -75,6 +77,7 @@ DELIVER = Stage(
     ),
     order=(outbox.c.due_at, outbox.c.id),
     since=outbox.c.created_at,
+    state=DeliveryState.PENDING,
 )
 # Sent, and the destination is to be asked whether it answers for it; without that never due.
 COMMIT = Stage(
@@ -84,6 +87,7 @@ COMMIT = Stage(
     waiting=sa.and_(outbox.c.state == DeliveryState.SENT, ~_is_held),
     order=(outbox.c.due_at, outbox.c.id),
     since=outbox.c.created_at,
+    state=DeliveryState.SENT,
 )
 STAGES = (PREPARE, INFER, REPORT, DELIVER, COMMIT)
 
@@ -167,10 +171,41 @@ def hand_back(
 
 
 def due_keys(tx: Transaction, stage: Stage, *, limit: int) -> list[str]:
-    """The keys of rows that are due now, the most urgent first, each named once."""
+    """The keys of rows of an instance or study that are due now, the most urgent first."""
     query = sa.select(stage.key).where(stage.waiting, stage.table.c.due_at <= tx.now).limit(limit)
-    keys = tx.conn.execute(query.order_by(*stage.order)).scalars()
-    return list(dict.fromkeys(keys))
+    return list(tx.conn.execute(query.order_by(*stage.order)).scalars())
+
+
+def due_destinations(tx: Transaction, stage: Stage) -> list[str]:
+    """Destinations that something of DELIVER or COMMIT is due for, the most urgent first.
+
+    Without those that a worker is delivering to, who looks for more at the end. However much waits
+    for one of them, another is found by its name in the index.
+    """
+    of_stage = outbox.c.state == stage.state
+    names = sa.select(sa.func.min(outbox.c.destination).label("name")).where(of_stage)
+    found = names.cte("names", recursive=True)
+    after = sa.select(sa.func.min(outbox.c.destination)).where(
+        of_stage, outbox.c.destination > found.c.name
+    )
+    found = found.union_all(
+        sa.select(after.scalar_subquery()).where(found.c.name.is_not(None)).select_from(found)
+    )
+    due_at = (
+        sa.select(outbox.c.due_at)
+        .where(stage.waiting, outbox.c.due_at <= tx.now, outbox.c.destination == found.c.name)
+        .order_by(outbox.c.due_at)
+        .limit(1)
+        .scalar_subquery()
+    )
+    is_busy = sa.exists().where(
+        destinations.c.name == found.c.name, destinations.c.busy_until > tx.now
+    )
+    query = sa.select(found.c.name, due_at.label("due_at")).where(
+        found.c.name.is_not(None), ~is_busy
+    )
+    rows = [row for row in tx.conn.execute(query) if row.due_at is not None]
+    return [row.name for row in sorted(rows, key=lambda row: row.due_at)]
 
 
 def make_all_due(tx: Transaction) -> int:

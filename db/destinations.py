@@ -1,8 +1,8 @@
-"""Holding deliveries to a destination, and letting them go."""
+"""Destinations: who delivers to one now, and holding its deliveries and letting them go."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -25,6 +25,22 @@ def lock_destination(tx: Transaction, name: str) -> None:
     _make(tx, name)
     query = sa.select(destinations.c.name).where(destinations.c.name == name)
     tx.conn.execute(query.with_for_update()).one()
+
+
+def engage(tx: Transaction, name: str, *, for_s: float) -> bool:
+    """Be the one who delivers to a destination, for a while; False if another worker is."""
+    lock_destination(tx, name)
+    update = sa.update(destinations).where(
+        destinations.c.name == name,
+        sa.or_(destinations.c.busy_until.is_(None), destinations.c.busy_until <= tx.now),
+    )
+    until = tx.now + timedelta(seconds=for_s)
+    return tx.conn.execute(update.values(busy_until=until)).rowcount == 1
+
+
+def disengage(tx: Transaction, name: str) -> None:
+    update = sa.update(destinations).where(destinations.c.name == name)
+    tx.conn.execute(update.values(busy_until=None))
 
 
 def hold(tx: Transaction, name: str, *, held_by: str = BY_COMMAND) -> bool:

@@ -348,6 +348,7 @@ destinations = sa.Table(
     sa.Column("name", sa.String(255), primary_key=True),
     sa.Column("held_at", UtcDateTime),  # null: not held
     sa.Column("held_by", sa.String(16)),  # command or settings
+    sa.Column("busy_until", UtcDateTime),  # a worker is at its deliveries, until then at most
 )
 
 # Who erased which study: all that `forget` leaves, and nothing of the patient.

@@ -6,13 +6,14 @@ An object that a reachable destination refuses is tried REFUSALS_MAX times, or o
 destination says that it will never take it.
 """
 
+import time
 from contextlib import AbstractContextManager
 from urllib.parse import urlsplit
 
 from pydicom.uid import generate_uid
 
-from db import deliveries
-from db.claims import Claim
+from db import deliveries, destinations
+from db.claims import DELIVER, Claim, due_destinations, hand_back
 from db.deliveries import DueDelivery
 from db.errors import LeaseLost
 from db.reports import BuiltObject
@@ -33,6 +34,8 @@ from worker.messages.address import MllpDestination, WebhookDestination
 from worker.patience import REFUSALS_MAX, backoff_s, is_too_old
 from worker.services import Services
 
+DELIVERING_S = 10.0  # at one destination, and to the end of the object begun by then
+BUSY_MAX_S = DELIVERING_S + 35.0  # that may take the whole of a DIMSE time-out
 TIME_LIMIT_S = 150  # of the task; slow destinations are cut off and tried again
 LEASE_S = TIME_LIMIT_S + 10.0
 OBJECTS_PER_ASSOCIATION_MAX = 50
@@ -44,35 +47,58 @@ Peer = StoragePeer | WebPeer | mllp.MllpPeer | webhook.WebhookPeer
 
 
 def deliver(services: Services, name: str) -> int:
-    """Send what is due for the destination of this name; returns how many were accepted."""
-    recipient = services.settings.recipient(name)
+    """Send what is due for the destination of this name; returns how many were accepted.
+
+    One worker at a time, and for a few seconds: a slow destination with much to come leaves the
+    other workers, and its own turn at the queue, to those who wait behind it.
+    """
     with services.database.begin() as tx:
+        if not destinations.engage(tx, name, for_s=BUSY_MAX_S):
+            return 0  # whoever is at it looks again when done
         claims = deliveries.claim_due(tx, name, limit=OBJECTS_PER_ASSOCIATION_MAX, lease_s=LEASE_S)
         due = deliveries.due_deliveries(tx, claims)
-    if not due:
-        return 0
+        if not due:
+            destinations.disengage(tx, name)
+            return 0
+    try:
+        return _deliver_due(services, name, due)
+    finally:
+        with services.database.begin() as tx:
+            destinations.disengage(tx, name)
+            is_more_due = name in due_destinations(tx, DELIVER)
+        if is_more_due:
+            services.notify("deliver", name)
+
+
+def _deliver_due(services: Services, name: str, due: list[DueDelivery]) -> int:
+    recipient = services.settings.recipient(name)
     if recipient is None:
         _postpone_all(services, name, due, "not among the destinations")
         return 0
     waiting = list(due)
     accepted = 0
+    deadline = time.monotonic() + DELIVERING_S
     try:
         with _peer(services, recipient, due) as peer:
-            while waiting:
+            while waiting and time.monotonic() < deadline:
                 delivery = waiting[0]
                 sent = _deliver(services, recipient, peer, delivery)
                 waiting.pop(0)
                 accepted += sent
                 if not sent:  # what was made later must not arrive before it
                     _put_back_study(services, waiting, delivery)
+        _hand_back(services, waiting)
     except DestinationUnavailable as error:
         _log.warning("destination %s: %s", name, error)
         _postpone_all(services, name, waiting, str(error))
         return accepted
+    except Exception as error:  # else they would wait for the end of their leases, and untold why
+        said = log.where(error)
+        _log.error("destination %s: %s", name, said)
+        _postpone_all(services, name, waiting, said)
+        return accepted
     if recipient.storage_commitment and accepted:
         services.notify("commit", name)
-    if len(due) == OBJECTS_PER_ASSOCIATION_MAX:
-        services.notify("deliver", name)
     return accepted
 
 
@@ -81,7 +107,11 @@ def _peer(
 ) -> AbstractContextManager[Peer]:
     match recipient.address:
         case Destination() as scp:
-            proposed = {(it.sop_class_uid, it.transfer_syntax_uid): None for it in due}
+            proposed = {
+                (it.sop_class_uid, it.transfer_syntax_uid): None
+                for it in due
+                if it.sop_class_uid  # no message, from when the name had another meaning
+            }
             if any(it.sop_class_uid == COMPREHENSIVE_3D_SR for it in due):
                 proposed[COMPREHENSIVE_SR, EXPLICIT_VR_LITTLE_ENDIAN] = None
             aet = recipient.calling_ae_title or services.settings.ae_title
@@ -232,6 +262,16 @@ def _put_back_study(services: Services, waiting: list[DueDelivery], failed: DueD
         waiting.remove(later)
         wait_s = backoff_s(failed.held.attempts)
         _put_back(services, later, "an earlier object of the study waits", wait_s)
+
+
+def _hand_back(services: Services, waiting: list[DueDelivery]) -> None:
+    """What there was no time for is due again, and counts as never tried."""
+    for delivery in waiting:
+        try:
+            with services.database.begin() as tx:
+                hand_back(tx, DELIVER, delivery.held, error=delivery.held.error)
+        except LeaseLost as lost:
+            _log.warning("%s", lost)
 
 
 def _postpone_all(services: Services, name: str, due: list[DueDelivery], error: str) -> None:

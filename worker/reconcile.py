@@ -10,8 +10,18 @@ from datetime import datetime
 
 from celery import Celery
 
-from db.claims import COMMIT, DELIVER, STAGES, Stage, due_keys, make_all_due
-from db.engine import Database
+from db.claims import (
+    COMMIT,
+    DELIVER,
+    INFER,
+    PREPARE,
+    REPORT,
+    Stage,
+    due_destinations,
+    due_keys,
+    make_all_due,
+)
+from db.engine import Database, Transaction
 from worker import log
 from worker.celery_app import QUEUES
 from worker.notify import send
@@ -20,6 +30,7 @@ TICK_S = 0.5
 PAUSE_AFTER_FAILURE_S = 2.0
 CLOCK_STEP_MIN_S = 10.0
 QUEUED_MAX = 8  # per queue: a drained row wakes others, so a few messages suffice
+ROWS_WOKEN = 4
 
 _log = log.get("reconcile")
 
@@ -68,7 +79,7 @@ def follow_clock(database: Database, clock: Clock) -> None:
 def tick(database: Database, app: Celery) -> int:
     """One look at every stage; returns how many wake-ups were sent."""
     with database.read() as tx:
-        due = {stage: due_keys(tx, stage, limit=_limit(stage)) for stage in STAGES}
+        due = due_now(tx)
     if not any(due.values()):
         return 0
     room = {queue: QUEUED_MAX - waiting for queue, waiting in queue_lengths(app).items()}
@@ -81,13 +92,14 @@ def tick(database: Database, app: Celery) -> int:
     return sent
 
 
+def due_now(tx: Transaction) -> dict[Stage, list[str]]:
+    """What each stage is to be woken for, the most urgent first."""
+    keys = {stage: due_keys(tx, stage, limit=ROWS_WOKEN) for stage in (PREPARE, INFER, REPORT)}
+    return keys | {stage: due_destinations(tx, stage) for stage in (DELIVER, COMMIT)}
+
+
 def queue_lengths(app: Celery) -> dict[str, int]:
     """How many messages wait in each queue; raises what kombu raises when it is down."""
     with app.connection_for_write() as connection:
         client = connection.default_channel.client
         return {queue: int(client.llen(queue)) for queue in set(QUEUES.values())}
-
-
-def _limit(stage: Stage) -> int:
-    # Each due delivery names its destination, many of them the same one.
-    return 200 if stage in (DELIVER, COMMIT) else 4

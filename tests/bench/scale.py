@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from db import latencies, queries, schema
-from db.claims import STAGES, due_keys
 from db.engine import Database, Transaction
 from model.bundle import read_bundle, shipped_bundle_path
 from tests.bench import pages
 from tests.bench.servers import ROOT
+from worker import reconcile
 from worker.histograms import BOUNDS_S, SPAN_MAX
 from worker.metrics import Collector
 from worker.settings import Settings
@@ -315,9 +315,7 @@ def _questions(studies: int) -> dict[str, Callable[[Transaction], object]]:
             queries.find_deliveries(tx, study),
         ),
         "status": queries.overview,
-        "reconciler's tick": lambda tx: [
-            due_keys(tx, stage, limit=200 if stage.name == "deliver" else 4) for stage in STAGES
-        ],
+        "reconciler's tick": reconcile.due_now,
     }
 
 

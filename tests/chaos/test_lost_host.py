@@ -1,4 +1,4 @@
-"""A worker's host is lost in the middle of a transaction: its locks must not outlive it for long."""
+"""A worker's host is lost in the middle of a transaction: its locks do not outlive it for long."""
 
 import subprocess
 import sys

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from db import schema
+from db import deliveries, destinations, schema
 from db.arrivals import StudyHeader
 from db.claims import (
+    COMMIT,
     DELIVER,
     INFER,
     PREPARE,
@@ -17,7 +18,9 @@ from db.claims import (
     claim,
     claim_for,
     complete,
+    due_destinations,
     due_keys,
+    hand_back,
     release,
 )
 from db.engine import Database
@@ -182,3 +185,43 @@ def test_time_is_the_databases_clock(database_url: str) -> None:
     assert len(_claim(future)) == 1
     present.dispose()
     future.dispose()
+
+
+def test_every_destination_is_seen_however_much_waits_for_another(database: Database) -> None:
+    for number in range(3):
+        image = f"1.{number}"
+        rows.arrive(database, image, f"9.{number}")
+        rows.prepare(database, image)
+        rows.predict(database, image)
+        names = ("SLOW@h:1", "FAST@h:2") if number == 2 else ("SLOW@h:1",)
+        rows.report(database, f"2.25.{number}", *names, study=f"9.{number}")
+    with database.begin() as tx:
+        tx.conn.execute(sa.update(outbox).values(due_at=outbox.c.created_at))
+    with database.read() as tx:
+        assert due_destinations(tx, DELIVER) == ["SLOW@h:1", "FAST@h:2"]
+        assert due_destinations(tx, COMMIT) == []
+    with database.begin() as tx:
+        destinations.hold(tx, "SLOW@h:1")
+        assert due_destinations(tx, DELIVER) == ["FAST@h:2"]
+        (held,) = claim_for(tx, DELIVER, "FAST@h:2", limit=9, lease_s=60)
+        assert due_destinations(tx, DELIVER) == []
+        deliveries.record_sent(tx, held, ask_commitment=True)
+        assert due_destinations(tx, COMMIT) == ["FAST@h:2"]
+        destinations.release(tx, "SLOW@h:1")
+        assert destinations.engage(tx, "SLOW@h:1", for_s=60)
+        assert not destinations.engage(tx, "SLOW@h:1", for_s=60)
+        assert due_destinations(tx, DELIVER) == []
+        destinations.disengage(tx, "SLOW@h:1")
+        assert due_destinations(tx, DELIVER) == ["SLOW@h:1"]
+
+
+def test_a_row_that_is_handed_back_was_never_claimed_unless_it_is_old(database: Database) -> None:
+    rows.arrive(database, "1.1")
+    for is_young, attempts in ((True, 0), (False, 1)):
+        with database.begin() as tx:
+            (held,) = claim(tx, PREPARE, limit=1, lease_s=60)
+            older = timedelta() if not is_young else timedelta(days=1)
+            hand_back(tx, PREPARE, held, error="disk", retry_in_s=0, younger_than=older)
+            assert tx.conn.execute(sa.select(instances.c.attempts)).scalar_one() == attempts
+            with pytest.raises(LeaseLost):
+                hand_back(tx, PREPARE, held)

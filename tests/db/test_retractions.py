@@ -127,9 +127,7 @@ def test_what_was_withdrawn_is_not_tried_again(database: Database) -> None:
     with database.begin() as tx:
         assert restarts.retry_deliveries(tx) == 0
         assert restarts.reprocess(tx, rows.STUDY, max_age_days=7, deliver_anyway=True) == 1
-        tx.conn.execute(
-            sa.update(outbox).where(outbox.c.state == "pending").values(state="failed")
-        )
+        tx.conn.execute(sa.update(outbox).where(outbox.c.state == "pending").values(state="failed"))
         assert restarts.retry_deliveries(tx, destination="A@h:1") == 1  # the note itself
     with database.read() as tx:
         states = {row["kind"]: row["state"] for row in queries.find_deliveries(tx, rows.STUDY)

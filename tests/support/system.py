@@ -73,6 +73,7 @@ class Pacs:
         self.refused: dict[str, int] = {}  # SOP Class UID and the status that it gets
         self.received: list[FileDataset] = []
         self.status = 0x0000
+        self.delay_s = 0.0  # before each answer
         self.associations = 0
         self._lock = threading.Lock()
         _config.LOG_HANDLER_LEVEL = "none"
@@ -92,6 +93,7 @@ class Pacs:
         self.destination = f"PACS@127.0.0.1:{server.server_address[1]}"
 
     def _store(self, event: Event) -> int:
+        time.sleep(self.delay_s)
         status = self.refused.get(str(event.request.AffectedSOPClassUID), self.status)
         if status == 0:
             chunked = _config.STORE_RECV_CHUNKED_DATASET

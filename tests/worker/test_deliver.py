@@ -1,9 +1,11 @@
 """The outbox against a real storage SCP that accepts, refuses, or is not there."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
@@ -12,14 +14,16 @@ from pydicom.dataset import Dataset
 from pynetdicom import build_context
 
 from db import deliveries, destinations
+from db.claims import DELIVER, due_destinations
 from db.tables import ObjectKind, objects, outbox
+from db.tables import destinations as destinations_table
 from dicom_io.contexts import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from dicom_io.rejection import Reason
 from dicom_io.sr import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
 from tests.support import dicom
 from tests.support.outbox import Outbox
 from tests.support.peers import free_port
-from tests.support.system import Pacs
+from tests.support.system import Pacs, wait_for
 from worker import deliver, patience
 from worker.destinations import parse
 from worker.retract import retract
@@ -131,6 +135,72 @@ def test_a_study_that_waits_delays_no_other(pacs: Pacs, tmp_path: Path) -> None:
         "destination does not accept 1.2.3.4 as Explicit VR Little Endian",
         "an earlier object of the study waits",
     ]
+
+
+def test_a_slow_destination_is_left_after_a_while_and_what_is_left_counts_as_untried(
+    pacs: Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[tuple[str, str]] = []
+    waiting = Outbox(tmp_path, pacs.destination)
+    services = replace(waiting.services, notify=lambda *wakeup: woken.append(wakeup))
+    uids = [uid for number in range(1, 4) for uid in waiting.add_report(number)]
+    monkeypatch.setattr(deliver, "DELIVERING_S", 0.5)
+    pacs.delay_s = 0.3
+    assert deliver.deliver(services, pacs.destination) == 2
+    assert [state[1:3] for state in waiting.states()] == [("sent", 1)] * 2 + [("pending", 0)] * 4
+    assert woken == [("deliver", pacs.destination)]  # at the end of the queue
+    monkeypatch.setattr(deliver, "DELIVERING_S", 60.0)
+    assert deliver.deliver(services, pacs.destination) == 4
+    assert _uids(pacs) == uids
+    assert len(woken) == 1
+
+
+def test_one_worker_at_a_time_delivers_to_a_destination(pacs: Pacs, tmp_path: Path) -> None:
+    woken: list[tuple[str, str]] = []
+    waiting = Outbox(tmp_path, pacs.destination)
+    services = replace(waiting.services, notify=lambda *wakeup: woken.append(wakeup))
+    waiting.add_report(1)
+    pacs.delay_s = 1.0
+    first = threading.Thread(target=deliver.deliver, args=(services, pacs.destination))
+    first.start()
+    wait_for("the first", lambda: pacs.associations == 1)
+    waiting.add_report(2)
+    with waiting.database.read() as tx:
+        assert due_destinations(tx, DELIVER) == []  # so that no messages heap up
+    assert deliver.deliver(services, pacs.destination) == 0
+    first.join()
+    assert woken == [("deliver", pacs.destination)]  # for what came meanwhile
+    with waiting.database.read() as tx:
+        assert due_destinations(tx, DELIVER) == [pacs.destination]
+    assert deliver.deliver(services, pacs.destination) == 2
+    assert pacs.associations == 2
+
+
+def test_a_worker_that_was_killed_while_it_delivered_is_waited_for_shortly(
+    pacs: Pacs, tmp_path: Path
+) -> None:
+    waiting = Outbox(tmp_path, pacs.destination)
+    waiting.add_report(1)
+    with waiting.database.begin() as tx:
+        assert destinations.engage(tx, pacs.destination, for_s=deliver.BUSY_MAX_S)
+    assert deliver.deliver(waiting.services, pacs.destination) == 0
+    with waiting.database.begin() as tx:
+        tx.conn.execute(sa.update(destinations_table).values(busy_until=tx.now))
+    assert deliver.deliver(waiting.services, pacs.destination) == 2
+
+
+def test_what_nobody_foresaw_is_said_and_tried_again(
+    pacs: Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = Outbox(tmp_path, pacs.destination)
+    waiting.add_report(1)
+    monkeypatch.setattr(deliver, "_store", Mock(side_effect=ValueError("Doe^Jane")))
+    assert deliver.deliver(waiting.services, pacs.destination) == 0
+    for _, state, attempts, error in waiting.states():
+        assert (state, attempts) == ("pending", 1)
+        assert error is not None
+        assert error.startswith("ValueError")
+        assert "Doe" not in error
 
 
 def test_a_destination_that_is_no_longer_listed_keeps_its_reports(tmp_path: Path) -> None:
