@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,6 +40,7 @@ class InstanceSnapshot:
     band: str | None
     model_name: str | None
     model_version: str | None
+    finished_at: datetime | None
     saliency: StoredSaliency | None
 
 
@@ -290,6 +292,7 @@ def _instance(row: sa.Row[Any]) -> InstanceSnapshot:
         band=row.band,
         model_name=row.model_name,
         model_version=row.model_version,
+        finished_at=row.finished_at,
         saliency=None
         if row.saliency is None
         else StoredSaliency(columns=row.saliency_columns, data=row.saliency),

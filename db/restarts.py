@@ -162,6 +162,11 @@ def reprocess(
     return count
 
 
+def analyse_again(tx: Transaction, study_id: int, *, backlog: bool) -> int:
+    """Have what was analysed of a study analysed once more before its report; returns how many."""
+    return _analyse_again(tx, study_id, [InstanceState.PREDICTED], backlog=backlog)
+
+
 def _analyse_again(
     tx: Transaction, study_id: int, states: Sequence[InstanceState], *, backlog: bool
 ) -> int:

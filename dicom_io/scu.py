@@ -52,7 +52,8 @@ class SendResult:
     """What became of one object: `error` is None when the destination has it.
 
     status: the C-STORE status (PS3.4 B.2.3), None where none came. refused: the destination has
-    looked at the object and does not take it, for another reason than want of room. final: nor would it the next time.
+    looked at the object and does not take it, for another reason than want of room. final: nor
+    would it the next time.
     """
 
     sop_instance_uid: str

@@ -4,12 +4,13 @@ Bytes, SOP Instance UID and outbox rows commit in one transaction, and only if t
 at the revision that was read. A report that would say what the newest one says is not made.
 """
 
+import time
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydicom.dataset import Dataset
 
-from db import reports
+from db import reports, restarts
 from db.claims import REPORT, Claim
 from db.errors import RevisionChanged
 from db.reports import BuiltObject, BuiltReport, InstanceSnapshot, StudySnapshot
@@ -22,10 +23,17 @@ from worker import log, saliency
 from worker.destinations import Recipient
 from worker.drain import drain, is_poison, poison_reason
 from worker.messages import made
-from worker.report_content import conclude, content_digest, study_report
+from worker.report_content import (
+    conclude,
+    content_digest,
+    is_by_another_model,
+    is_said_already,
+    study_report,
+)
 from worker.services import Services
 
 _log = log.get("report")
+_BEGAN_S = time.monotonic()
 
 
 def report(services: Services, study_instance_uid: str | None) -> int:
@@ -41,7 +49,10 @@ def _report(services: Services, held: Claim) -> None:
         study, now = reports.snapshot(tx, held.id), tx.now
     images = [it for it in study.instances if it.is_image]
     result = conclude(images)
-    built = _build(services, study, images, now) if images else None
+    is_new = bool(images) and not is_said_already(services, study, images)
+    if is_new and _analyse_again(services, held, study, images, now):
+        return
+    built = _build(services, study, images, now) if is_new else None
     try:
         with services.database.begin() as tx:
             reports.record_report(tx, held, study.revision, result, built)
@@ -53,6 +64,35 @@ def _report(services: Services, held: Claim) -> None:
         _log.info("report made for revision %s", study.revision, extra=extra)
         for destination in built.destinations:
             services.notify("deliver", destination)
+
+
+def _analyse_again(
+    services: Services,
+    held: Claim,
+    study: StudySnapshot,
+    images: list[InstanceSnapshot],
+    now: datetime,
+) -> bool:
+    """Where a model was replaced, have the new one look at all images of a study to be reported.
+
+    False if there is no need or their pixels are gone, or if inference works with another model
+    than this process, which no second look would mend.
+    """
+    began_at = now - timedelta(seconds=time.monotonic() - _BEGAN_S)
+    replaced = [
+        it
+        for it in images
+        if is_by_another_model(services, it) and it.finished_at and it.finished_at < began_at
+    ]
+    if not replaced:
+        return False
+    with services.database.begin() as tx:
+        count = restarts.analyse_again(tx, held.id, backlog=study.backlog)
+    if count:
+        extra = {"study_instance_uid": study.study_instance_uid}
+        _log.info("analysed again: the model was replaced", extra=extra)
+        services.notify("prepare", "")
+    return bool(count)
 
 
 def _give_up(services: Services, held: Claim) -> None:
@@ -71,11 +111,8 @@ def _build(
     study: StudySnapshot,
     images: list[InstanceSnapshot],
     now: datetime,
-) -> BuiltReport | None:
-    digest = content_digest(services, images)
+) -> BuiltReport:
     newest = study.newest_report
-    if newest is not None and newest.content_digest == digest:
-        return None
     content = study_report(services, study, images, now)
     content, pictures = _with_pictures(services, study, images, content, now)
     header = content.images[0].dataset
@@ -91,7 +128,7 @@ def _build(
     recipients = _recipients(services, study, text_value(header, "PatientID", 64))
     return BuiltReport(
         predecessor_uid=newest.sop_instance_uid if newest else None,
-        content_digest=digest,
+        content_digest=content_digest(services, images),
         objects=(document, *pictures, *made.of_report(content, recipients, study.told)),
     )
 

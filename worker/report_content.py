@@ -18,6 +18,7 @@ from worker import saliency
 from worker.services import Services
 from worker.version import VERSION
 
+NOT_KNOWN = "not known any more"  # of a model that was replaced
 TEMPLATE_VERSION = 2  # raised when the same study would be reported in other words
 
 
@@ -65,17 +66,14 @@ def study_report(
     newest, settings, bundle = study.newest_report, services.settings, services.bundle
     findings = tuple(_finding(services, study, image) for image in images)
     shown = max(findings, key=lambda finding: finding.probability or -1.0)
+    highest = _highest(images)
+    by_another = highest is not None and is_by_another_model(services, highest)
     return sr.StudyReport(
         images=findings,
-        model=sr.ModelIdentity(
-            name=bundle.name,
-            version=bundle.version,
-            weights_sha256=bundle.weights_sha256,
-            preprocess_version=bundle.preprocess_version,
-        ),
+        model=_model(services, highest if by_another else None),
         probability=shown.probability,
         band=shown.band,
-        operating_point=_operating_point(services),
+        operating_point=NOT_KNOWN if by_another else _operating_point(services),
         prevalence=settings.prevalence,
         intended_use=_intended_use(services, shown.dataset),
         intended_use_text=bundle.intended_use.text,
@@ -97,28 +95,57 @@ def study_report(
     )
 
 
-def content_digest(services: Services, images: list[InstanceSnapshot]) -> str:
-    """Over everything that shows in a report: evidence, headers, model, settings, template.
+def is_by_another_model(services: Services, image: InstanceSnapshot) -> bool:
+    """Whether an image was analysed by another model than the one that is in use now."""
+    bundle = services.bundle
+    model = (image.model_name, image.model_version)
+    return image.probability is not None and model != (bundle.name, bundle.version)
 
-    A header is told by its spool file's name, which a corrected one changes.
+
+def content_digest(services: Services, images: list[InstanceSnapshot]) -> str:
+    """Over everything that shows in a report: 32 characters for what is said, 32 for its frame.
+
+    Said are evidence, headers and results; a header is told by its spool file's name, which a
+    corrected one changes. The frame is model, settings and template, the same for every study.
     """
     settings, bundle = services.settings, services.bundle
     limits = services.interpreter.limits
-    shown = {
-        "images": sorted(
-            (
-                *(it.sop_instance_uid, it.spool_name, it.state, it.reason, it.probability, it.band),
-                _is_unlike(services, it),
-                it.saliency.data.hex() if it.saliency and settings.saliency else None,
-            )
-            for it in images
-        ),
+    said = sorted(
+        (
+            *(it.sop_instance_uid, it.spool_name, it.state, it.reason, it.probability, it.band),
+            it.ood_score,
+            it.saliency.data.hex() if it.saliency else None,
+        )
+        for it in images
+    )
+    frame = {
         "model": (bundle.name, bundle.version, bundle.weights_sha256),
         "settings": (settings.prevalence, settings.outside_intended_use, settings.timezone),
+        "saliency": settings.saliency,
         "bands": (limits.review_from, limits.positive_from),
         "template": TEMPLATE_VERSION,
     }
-    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+    return _short_digest(said) + _short_digest(frame)
+
+
+def _short_digest(shown: object) -> str:
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:32]
+
+
+def is_said_already(
+    services: Services, study: StudySnapshot, images: list[InstanceSnapshot]
+) -> bool:
+    """Whether the newest report says all of this.
+
+    Of results of another model it is enough that they are the same: the frame that they were
+    reported in is no longer known, and what was reported stays.
+    """
+    newest, digest = study.newest_report, content_digest(services, images)
+    if newest is None:
+        return False
+    if any(is_by_another_model(services, it) for it in images):
+        return newest.content_digest[:32] == digest[:32]
+    return newest.content_digest == digest
 
 
 def _finding(services: Services, study: StudySnapshot, image: InstanceSnapshot) -> sr.ImageFinding:
@@ -151,6 +178,24 @@ def _known_of(study: StudySnapshot, image: InstanceSnapshot) -> Dataset:
     ds.SOPClassUID = image.sop_class_uid
     ds.SOPInstanceUID = image.sop_instance_uid
     return ds
+
+
+def _model(services: Services, by_another: InstanceSnapshot | None) -> sr.ModelIdentity:
+    """The model in use, or the one that an image was analysed by, as far as that is known."""
+    bundle = services.bundle
+    if by_another is None:
+        return sr.ModelIdentity(
+            name=bundle.name,
+            version=bundle.version,
+            weights_sha256=bundle.weights_sha256,
+            preprocess_version=bundle.preprocess_version,
+        )
+    return sr.ModelIdentity(
+        name=by_another.model_name or NOT_KNOWN,
+        version=by_another.model_version or NOT_KNOWN,
+        weights_sha256=NOT_KNOWN,
+        preprocess_version=bundle.preprocess_version,
+    )
 
 
 def _is_unlike(services: Services, image: InstanceSnapshot) -> bool:

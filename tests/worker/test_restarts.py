@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 
 from db import schema
 from db.engine import Database, Transaction
-from db.tables import objects, outbox, studies
+from db.tables import destinations, objects, outbox, studies
 from dicom_io.commitment import CommitmentReport
 from model.bundle import read_bundle, shipped_bundle_path
 from tests.support import dicom, rows, stored
@@ -76,7 +76,9 @@ class Story:
         ds = dicom.chest(self.study, **changes)
         assert stored.store(ds, self.services.spool, self.calm) == SUCCESS
         rows.prepare(self.calm, ds.SOPInstanceUID)
-        rows.predict(self.calm, ds.SOPInstanceUID)
+        bundle = self.services.bundle
+        model = {"model_name": bundle.name, "model_version": bundle.version}
+        rows.predict(self.calm, ds.SOPInstanceUID, **model)
 
     def run(self) -> None:
         """Report, deliver and commit what is due; after a kill, once more."""
@@ -112,6 +114,7 @@ class Story:
                 tx.conn.execute(
                     sa.update(table).where(table.c.due_at.is_not(None)).values(due_at=tx.now)
                 )
+            tx.conn.execute(sa.update(destinations).values(busy_until=None))
 
 
 @pytest.fixture(scope="module")

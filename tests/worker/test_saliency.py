@@ -32,9 +32,9 @@ class Site:
 
     def __init__(self, folder: Path, database: Database, *destinations: Pacs) -> None:
         self.database = database
-        self._bundle = read_bundle(shipped_bundle_path())
-        self._spool = Spool(folder / "spool")
-        self._spool.create()
+        self.bundle = read_bundle(shipped_bundle_path())
+        self.spool = Spool(folder / "spool")
+        self.spool.create()
         self.configure(*destinations)
         self.first = dicom.chest()
         self.study = str(self.first.StudyInstanceUID)
@@ -45,22 +45,29 @@ class Site:
         self._services = Services(
             settings=settings,
             database=self.database,
-            spool=self._spool,
-            bundle=self._bundle,
-            interpreter=make_interpreter(settings, self._bundle),
+            spool=self.spool,
+            bundle=self.bundle,
+            interpreter=make_interpreter(settings, self.bundle),
             notify=lambda stage, key: None,
         )
 
     def store(self, ds: Dataset) -> None:
-        assert stored.store(ds, self._spool, self.database) == SUCCESS
+        assert stored.store(ds, self.spool, self.database) == SUCCESS
         self.analyse(ds)
 
     def analyse(self, ds: Dataset) -> None:
         """To its report, and to where that goes."""
-        rows.prepare(self.database, ds.SOPInstanceUID)
-        rows.predict(self.database, ds.SOPInstanceUID, saliency=MAP)
-        assert report.report(self._services, self.study) == 1
+        self.predict(ds)
+        assert self.report() == 1
         self.deliver()
+
+    def predict(self, ds: Dataset, **changes: object) -> None:
+        rows.prepare(self.database, ds.SOPInstanceUID)
+        model = {"model_name": self.bundle.name, "model_version": self.bundle.version}
+        rows.predict(self.database, ds.SOPInstanceUID, **({"saliency": MAP} | model | changes))
+
+    def report(self) -> int:
+        return report.report(self._services, self.study)
 
     def deliver(self) -> None:
         for recipient in self._services.settings.recipients:
@@ -152,11 +159,10 @@ def test_no_report_is_made_while_the_spool_is_not_there(
     site = Site(tmp_path, database, pacs)
     away = tmp_path / "away"
     assert stored.store(site.first, Spool(tmp_path / "spool"), database) == SUCCESS
-    rows.prepare(database, site.first.SOPInstanceUID)
-    rows.predict(database, site.first.SOPInstanceUID)
+    site.predict(site.first)
     (tmp_path / "spool").rename(away)
     Spool(tmp_path / "spool").create()
-    assert report.report(site._services, site.study) == 1
+    assert site.report() == 1
     site.deliver()
     assert pacs.received == []
     with database.read() as tx:
@@ -166,6 +172,6 @@ def test_no_report_is_made_while_the_spool_is_not_there(
     away.rename(tmp_path / "spool")
     with database.begin() as tx:
         tx.conn.execute(sa.update(studies).values(due_at=tx.now))
-    assert report.report(site._services, site.study) == 1
+    assert site.report() == 1
     site.deliver()
     assert pacs.reports(site.study)[0].PatientID == site.first.PatientID
