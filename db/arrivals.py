@@ -102,7 +102,11 @@ def record_arrival(
     it took until here.
     """
     known = tx.conn.execute(_KNOWN, {"uid": arrival.sop_instance_uid}).one_or_none()
-    if known is not None and (arrival.study is None or not _is_unread(tx, known.id)):
+    if known is not None and arrival.study is not None:
+        # Looked at again once it is locked: what was erased meanwhile is new.
+        locked = tx.conn.execute(_KNOWN.with_for_update(), {"uid": arrival.sop_instance_uid})
+        known = locked.one_or_none()
+    if known is not None and (arrival.study is None or known.study_id is not None):
         return ArrivalOutcome.KNOWN
     backlog = arrival.is_upload or _is_old(tx, arrival.study, max_age_days)
     is_pending = arrival.state == InstanceState.RECEIVED
@@ -158,12 +162,6 @@ def record_arrival(
         tx.conn.rollback()
         return ArrivalOutcome.KNOWN
     return ArrivalOutcome.NEW
-
-
-def _is_unread(tx: Transaction, instance_id: int) -> bool:
-    """Lock an instance's row, and say whether it is of an object that could not be read."""
-    query = sa.select(instances.c.study_id).where(instances.c.id == instance_id)
-    return tx.conn.execute(query.with_for_update()).scalar_one() is None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,17 @@ Imports neither numpy nor cv2: the listener reads headers, many at a time.
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom.config
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset as read_group
 from pydicom.filereader import read_partial, read_preamble
@@ -32,6 +34,7 @@ from dicom_io.identity import is_our_object
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 INFLATED_BYTES_MAX = 512 << 20  # a deflated file of 1 MB can hold 1 GB of zeros
+INFLATED_HEAD_BYTES_MAX = 16 << 20  # where only what stands before the pixels is read
 _META_GROUP = 0x0002
 _FLOAT_PIXEL_DATA, _PIXEL_DATA = 0x7FE00008, 0x7FE00010
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -79,13 +82,12 @@ def read_header(path: Path) -> Header:
     Raises UnreadableDicom when the file is no Part 10 file or lacks one of the SOP Class, SOP
     Instance, Study Instance and Series Instance UIDs.
     """
-    ds = _read(path, stop_when=_at_the_pixels, specific_tags=_HEADER_TAGS)
-    return header_of(ds)
+    return header_of(_read(path, partial(_read_before_pixels, tags=_HEADER_TAGS)))
 
 
 def read_header_dataset(path: Path) -> FileDataset:
     """Read everything before the pixel data. Raises UnreadableDicom."""
-    return _read(path, stop_when=_at_the_pixels)
+    return _read(path, _read_before_pixels)
 
 
 def read_dataset(path: Path, *, force: bool = False) -> FileDataset:
@@ -99,7 +101,11 @@ def read_dataset(path: Path, *, force: bool = False) -> FileDataset:
         last[:] = [int(tag)]
         return False
 
-    ds = _read(path, stop_when=remember, force=force)
+    def read(file: BinaryIO) -> FileDataset:
+        _refuse_bomb(file)
+        return read_partial(file, remember, force=force)
+
+    ds = _read(path, read)
     if last and _is_cut(ds, last[0]):
         raise UnreadableDicom("truncated file")
     return ds
@@ -197,17 +203,11 @@ def _at_the_pixels(tag: int, _vr: str | None, _length: int) -> bool:
     return int(tag) >= _FLOAT_PIXEL_DATA
 
 
-def _read(
-    path: Path,
-    *,
-    stop_when: Callable[[Any, str | None, int], bool],
-    specific_tags: list[Any] | None = None,
-    force: bool = False,
-) -> FileDataset:
+def _read(path: Path, read: Callable[[BinaryIO], FileDataset]) -> FileDataset:
+    """Read a file; UnreadableDicom says what is wrong with it, OSError what with the disk."""
     try:
         with path.open("rb") as file:
-            _refuse_bomb(file)
-            ds = read_partial(file, stop_when, specific_tags=specific_tags, force=force)
+            ds = read(file)
     except (OSError, InvalidDicomError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's trouble, not the file's
@@ -221,23 +221,68 @@ def _read(
     return ds
 
 
+def _read_before_pixels(file: BinaryIO, tags: list[Any] | None = None) -> FileDataset:
+    """Read these elements, or all, before the pixel data. A deflated file is not inflated whole."""
+    meta = _skip_deflated_meta(file)
+    if meta is None:
+        return read_partial(file, _at_the_pixels, specific_tags=tags)
+    wanted, last = max(tags) if tags else _FLOAT_PIXEL_DATA - 1, 0
+
+    def is_past(tag: int, _vr: str | None, _length: int) -> bool:
+        nonlocal last
+        last = int(tag)
+        return last > wanted
+
+    head = _inflated_head(file)
+    ds = read_group(BytesIO(head), False, True, stop_when=is_past, specific_tags=tags)
+    if len(head) == INFLATED_HEAD_BYTES_MAX and last <= wanted:
+        raise UnreadableDicom("header of a deflated data set larger than 16 MiB")
+    made = FileDataset(file.name, ds, b"\0" * 128, FileMetaDataset(meta), False, True)
+    made.set_original_encoding(False, True, ds.original_character_set)
+    return made
+
+
+def _inflated_head(file: BinaryIO) -> bytes:
+    head = bytearray()
+    for piece in _inflated(file):
+        head += piece
+        if len(head) >= INFLATED_HEAD_BYTES_MAX:
+            break
+    return bytes(head[:INFLATED_HEAD_BYTES_MAX])
+
+
 def _refuse_bomb(file: BinaryIO) -> None:
     """Inflate a deflated file piece by piece, keep nothing, and refuse it beyond the limit."""
+    if _skip_deflated_meta(file, force=True) is None:
+        return
+    total = 0
+    for piece in _inflated(file):
+        total += len(piece)
+        if total > INFLATED_BYTES_MAX:
+            raise UnreadableDicom("deflated data set larger than 512 MiB")
+    file.seek(0)
+
+
+def _inflated(file: BinaryIO) -> Iterator[bytes]:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    while (piece := inflater.unconsumed_tail or file.read(1 << 16)) and not inflater.eof:
+        yield inflater.decompress(piece, 1 << 20)
+
+
+def _skip_deflated_meta(file: BinaryIO, *, force: bool = False) -> Dataset | None:
+    """Read on to the data set and return what stands before it; None if that is not deflated."""
     head = file.read(1024)
     file.seek(0)
     if str(DeflatedExplicitVRLittleEndian).encode() not in head:
-        return
-    read_preamble(file, force=True)
+        return None
+    read_preamble(file, force)
     meta = read_group(
         file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != _META_GROUP
     )
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while (piece := inflater.unconsumed_tail or file.read(1 << 16)) and not inflater.eof:
-            total += len(inflater.decompress(piece, 1 << 20))
-            if total > INFLATED_BYTES_MAX:
-                raise UnreadableDicom("deflated data set larger than 512 MiB")
+        return meta
     file.seek(0)
+    return None
 
 
 def _is_cut(ds: Dataset, last_tag: int) -> bool:

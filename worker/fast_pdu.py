@@ -11,17 +11,25 @@ except the fragments of a data set, of which they are told only that the last on
 storage service serves the request, in the thread that has received it.
 """
 
+import contextlib
+import errno
 import os
 import queue
+import secrets
 import select
 import ssl
 import struct
+import tempfile
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
 import pynetdicom
+from pynetdicom import dimse_messages
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import P_DATA_TF
@@ -30,8 +38,11 @@ from pynetdicom.pdu_primitives import P_DATA
 SUPPORTED_VERSION = "3.0.4"
 BUFFER_BYTES = 256 << 10  # one for each association
 OBJECT_BYTES_MAX = 2 << 30
+ROOM_LOOK_BYTES = 16 << 20  # of an object, between two looks at the disk's free room
 ASSOCIATE_BYTES_MAX = 256 << 10  # of a PDU that is no P-DATA-TF: 128 contexts need less
+PIECES_MAX = 1024  # IOV_MAX: more of them no system takes at once
 HELD_BYTES_MAX = 4 << 20  # of a message, but for the data set that goes into a file
+WAITING_MESSAGES_MAX = 100  # no asynchronous operations are negotiated: one is the rule
 PDU_TIMEOUT_S = 60.0  # from a PDU's first byte to its last
 MESSAGE_TIMEOUT_S = 1800.0  # from a message's first PDU to its last
 WAIT_S = 0.05  # how long a thread waits before it looks around
@@ -44,6 +55,7 @@ _COMMAND, _LAST = 0b01, 0b10
 # States of PS3.8 9.2.1 in which the next event is the peer's, or ours.
 _AWAITING_PEER = {"Sta2", "Sta6"}
 _AWAITING_OURS = {"Sta3", "Sta8"}
+_OVER = {"Sta1", "Sta13"}
 
 
 def is_supported() -> bool:
@@ -58,18 +70,26 @@ class Activity(Protocol):
     def message_done(self) -> None: ...
 
 
+def write_while(has_room: Callable[[], bool]) -> None:
+    """Write data sets into files, in all of this process, as long as the disk has room for more."""
+    patched: Any = dimse_messages
+    patched.NamedTemporaryFile = partial(_DataSetFile, has_room)
+
+
 def install(
     association: Association, *, maximum_pdu_bytes: int, acse_timeout_s: float, activity: Activity
 ) -> None:
     """Receive for this association, which has not started yet.
 
     A longer PDU aborts it, and so does one that is not whole in time: its request within
-    `acse_timeout_s` from now, any other PDU within PDU_TIMEOUT_S, a message in MESSAGE_TIMEOUT_S.
+    `acse_timeout_s` from now, any other PDU within PDU_TIMEOUT_S, a message in MESSAGE_TIMEOUT_S;
+    nor may more than WAITING_MESSAGES_MAX messages wait to be served.
     """
     receiver: Any = _Receiver(association, maximum_pdu_bytes, acse_timeout_s, activity)
     dul: Any = association.dul
     dul._read_pdu_data = receiver.read
     dul._is_transport_event = receiver.look
+    dul._process_recv_primitive = receiver.send
     dul._run_loop_delay = 0  # `look` waits instead
     dimse: Any = association.dimse
     dimse.msg_queue = receiver.messages
@@ -77,11 +97,72 @@ def install(
 
 
 class _InvalidPdu(Exception):
-    """Of a type or length that there is not, or longer than was agreed."""
+    """Of a type or length that there is not, longer than was agreed, or one of too many."""
 
 
 class _TooSlow(Exception):
     """Not whole by its deadline."""
+
+
+class _DataSetFile:
+    """A data set's file in the temp folder, in the place of pynetdicom's NamedTemporaryFile.
+
+    It raises nothing: an error would end the association. Once it cannot be made or written, or
+    grows too large, it is gone, and what else comes is dropped. The handler of the request then
+    finds no file, and answers Out of Resources.
+    """
+
+    def __init__(self, has_room: Callable[[], bool], **_options: object) -> None:
+        self.file = self  # what pynetdicom flushes
+        self.name = str(Path(tempfile.gettempdir()) / f"{secrets.token_hex(16)}.dcm")
+        self._has_room = has_room
+        self._written_bytes = self._look_at_bytes = 0
+        self._raw: FileIO | None = None
+        with contextlib.suppress(OSError):
+            self._raw = FileIO(self.name, "xb", opener=partial(os.open, mode=0o600))
+
+    def write(self, data: bytes) -> None:
+        self.write_pieces([memoryview(data)])
+
+    def write_pieces(self, pieces: Sequence[memoryview]) -> None:
+        if self._raw is None:
+            return
+        if len(pieces) > PIECES_MAX:
+            pieces = [memoryview(b"".join(pieces))]
+        size = sum(len(piece) for piece in pieces)
+        try:
+            self._require_room_for(size)
+            descriptor = self._raw.fileno()
+            if (written := os.writev(descriptor, pieces)) < size:
+                rest = memoryview(b"".join(pieces))[written:]
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+        except OSError:
+            self.discard()
+
+    def _require_room_for(self, size: int) -> None:
+        if self._written_bytes >= self._look_at_bytes:
+            self._look_at_bytes = self._written_bytes + ROOM_LOOK_BYTES
+            if not self._has_room():
+                raise OSError(errno.ENOSPC, "below the reserve")
+        self._written_bytes += size
+        if self._written_bytes > OBJECT_BYTES_MAX:
+            raise OSError(errno.EFBIG, "object too large")
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            with contextlib.suppress(OSError):  # NFS: the handler has synced it, or it goes
+                raw.close()
+
+    def discard(self) -> None:
+        """Close and remove it; what is written from now on is dropped."""
+        self.close()
+        with contextlib.suppress(OSError):
+            Path(self.name).unlink()
 
 
 class _Messages(queue.Queue[Any]):
@@ -98,9 +179,13 @@ class _Messages(queue.Queue[Any]):
         else:
             super().put(item, block, timeout)
 
+    @property
+    def count(self) -> int:
+        return self.qsize() + len(self.to_store)
+
 
 class _Receiver:
-    """Stands in for three methods of one association's DUL and DIMSE providers."""
+    """Stands in for four methods of one association's DUL and DIMSE providers."""
 
     def __init__(
         self,
@@ -120,11 +205,10 @@ class _Receiver:
         self._message_began = 0.0
         self._held_bytes = 0  # of the message, in memory
         self._plain_look = self._dul._is_transport_event
+        self._plain_send = self._dul._process_recv_primitive
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._start = self._end = 0  # what of the buffer is received and not yet used
         self._pieces: list[memoryview] = []  # of the buffer, to be written before it is filled anew
-        self._file: Any = None  # of the data set that is being received
-        self._written_bytes = 0
         self._answer_is_due = False
 
     def look(self) -> bool:
@@ -135,8 +219,9 @@ class _Receiver:
         if self.messages.to_store and self._association.is_established:
             self._serve(*self.messages.to_store.popleft())
             self._answer_is_due = False
-            return bool(dul._process_recv_primitive())
-        if dul.to_user_queue.queue:  # the association's thread waits for messages only: wake it
+            return self.send()
+        # The association's thread waits for messages only: wake it.
+        if dul.to_user_queue.queue and self.messages.empty():
             self.messages.put((None, None))
         if self._start < self._end:
             self.read()
@@ -146,12 +231,19 @@ class _Receiver:
         if state in _AWAITING_OURS or (state == "Sta6" and served):
             if self._wait_for_ours():
                 self._answer_is_due = False
-                return bool(dul._process_recv_primitive())
+                return self.send()
         elif state in _AWAITING_PEER and dul.socket.socket is not None:
             self._is_readable(WAIT_S)
         else:
             time.sleep(0.001)
         return bool(self._plain_look())
+
+    def send(self) -> bool:
+        """Turn to what is to be sent (DULServiceProvider._process_recv_primitive)."""
+        if self._dul.state_machine.current_state in _OVER:  # an answer that comes too late
+            self._dul.to_provider_queue.queue.clear()
+            return False
+        return bool(self._plain_send())
 
     def next_message(self, block: bool = False) -> Any:
         """The next DIMSE message, waiting a moment for it (DIMSEServiceProvider.get_msg)."""
@@ -205,6 +297,7 @@ class _Receiver:
 
     def _drain(self) -> None:
         """Aborted or rejected, nothing that comes means anything; only the end is awaited."""
+        self._forget_file()
         self._deadline = time.monotonic() + 1.0
         try:
             self._fill()
@@ -222,22 +315,19 @@ class _Receiver:
         if pdu_type != _P_DATA_TF:
             if length > ASSOCIATE_BYTES_MAX:
                 raise _InvalidPdu
+            self._discard()  # whatever it says, the rest of a data set is not what follows
             return self._dul._decode_pdu(header + self._take(length))  # type: ignore[no-any-return]
+        if self.messages.count > WAITING_MESSAGES_MAX:
+            raise _InvalidPdu
         self._answer_is_due = True
-        message = self._dimse.message
-        file = getattr(message, "_data_set_file", None)
-        if file is None or self._dul.state_machine.current_state != "Sta6":
+        if self._file is None or self._dul.state_machine.current_state != "Sta6":
             self._hold(length)
             return self._dul._decode_pdu(header + self._take(length))  # type: ignore[no-any-return]
-        if file is not self._file:
-            file.flush()  # the file meta information
-            self._file, self._written_bytes = file, 0
         primitive: Any = P_DATA()
         primitive.presentation_data_value_list = self._values(length)
         if not primitive.presentation_data_value_list:
             return None
         self._flush()
-        self._file = None
         return P_DATA_TF(primitive), "Evt10"  # P-DATA-TF PDU received
 
     def _set_deadline(self) -> None:
@@ -310,35 +400,26 @@ class _Receiver:
         if self._end == 0:
             raise EOFError
 
-    def _flush(self) -> None:
-        """Write what was received of the data set; if that fails, its file goes.
+    @property
+    def _file(self) -> _DataSetFile | None:
+        """Of the data set that is being received."""
+        return getattr(self._dimse.message, "_data_set_file", None)
 
-        The handler of the request then finds no file, and answers Out of Resources.
-        """
+    def _flush(self) -> None:
+        """Write what was received of the data set."""
         pieces, self._pieces = self._pieces, []
-        size = sum(len(piece) for piece in pieces)
-        if not size or self._written_bytes > OBJECT_BYTES_MAX:
-            return
-        self._written_bytes += size
-        try:
-            if self._written_bytes > OBJECT_BYTES_MAX:
-                raise OSError
-            descriptor = self._file.fileno()
-            if (written := os.writev(descriptor, pieces)) < size:
-                rest = memoryview(b"".join(pieces))[written:]
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
-        except OSError:
-            self._written_bytes = OBJECT_BYTES_MAX + 1  # and no more of it is written
-            Path(self._file.name).unlink(missing_ok=True)
+        if pieces and self._file is not None:
+            self._file.write_pieces(pieces)
 
     def _forget_file(self) -> None:
         """Half a data set is of no use to anybody, and what follows it is not understood."""
         self._pieces = []
         self._start = self._end = 0
+        self._discard()
+
+    def _discard(self) -> None:
         if self._file is not None:
-            Path(self._file.name).unlink(missing_ok=True)
-            self._file = None
+            self._file.discard()
 
     def _is_readable(self, timeout_s: float) -> bool:
         if self._start < self._end:

@@ -139,12 +139,13 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
             tls=port.tls.context if port.tls else None,
             connections=connections,
             on_refusal=partial(_refused, trail, refusal_log),
+            has_room=partial(spool.has_room, settings.spool_reserve_mb),
         )
         for port in ports
     ]
     try:
         while True:
-            _keep_up(settings, receiver, database, spool)
+            _keep_up(settings, receiver, database, spool, stop)
             _renew_tls(ports, servers)
             if stop.wait(ADOPT_EVERY_S):
                 break
@@ -155,10 +156,16 @@ def _receive(settings: Settings, spool: Spool, ports: list[Port], stop: threadin
         database.dispose()
 
 
-def _keep_up(settings: Settings, receiver: Receiver, database: Database, spool: Spool) -> None:
+def _keep_up(
+    settings: Settings,
+    receiver: Receiver,
+    database: Database,
+    spool: Spool,
+    stop: threading.Event,
+) -> None:
     """What is done now and then; a disk that fails ends no listener."""
     try:
-        receiver.adopt_if_needed()
+        receiver.adopt_if_needed(stop.is_set)
         _sweep_erased(database, spool)
         spool.sweep_temp()
         _purge(settings, database, spool)

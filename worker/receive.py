@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,14 +85,18 @@ class Receiver:
         ):
             self._set_aside(temp_file, origin, "SOP UIDs differ from those of the request")
             return DATA_SET_DOES_NOT_MATCH_SOP_CLASS
-        name = self._spool.store(temp_file, origin.sop_instance_uid, is_upload=origin.is_upload)
+        if self._orphans.is_set() and (why := self._why_down()) is not None:
+            temp_file.unlink(missing_ok=True)  # each try would leave one more
+            return _database_down(why, origin)
         try:
+            name = self._spool.store(temp_file, origin.sop_instance_uid, is_upload=origin.is_upload)
             arrival = self._arrival(name, header, origin.calling_ae_title)
             self._record(arrival, began_s=began_s)
-        except _DATABASE_DOWN as error:
-            self._orphans.set()  # the file stays, for when the database is back
-            _log.error("database down: %s", type(error).__name__, extra=_uid(origin))
-            return OUT_OF_RESOURCES
+        except Exception as error:
+            self._orphans.set()  # the file stays, and is adopted
+            if not isinstance(error, _DATABASE_DOWN):
+                raise
+            return _database_down(error, origin)
         self._report(header, origin)
         return SUCCESS
 
@@ -107,17 +112,28 @@ class Receiver:
         )
         self._audit.transferred(what, header.sop_class_uid)
 
-    def adopt_if_needed(self) -> int:
-        """Give rows to stored files that have none: their commit was cut off. Returns how many."""
-        if not self._orphans.is_set():
+    def _why_down(self) -> Exception | None:
+        """What keeps the database from being written to; None if nothing does."""
+        try:
+            with self._database.begin():
+                return None
+        except _DATABASE_DOWN as error:
+            return error
+
+    def adopt_if_needed(self, is_over: Callable[[], bool] = lambda: False) -> int:
+        """Give rows to stored files that have none: their commit was cut off. Returns how many.
+
+        is_over: asked between two files; what is left then is for the next call.
+        """
+        # Without a database the spool, which may be large, is not looked through.
+        if not self._orphans.is_set() or self._why_down() is not None:
             return 0
-        self._orphans.clear()
         with self._spool.sole(wait_s=ADOPT_WAIT_S) as alone:
             if not alone:  # two that adopt one file would take each other's work for a conflict
-                self._orphans.set()
                 return 0
+            self._orphans.clear()
             try:
-                adopted = self._adopt()
+                adopted = self._adopt(is_over)
             except _DATABASE_DOWN:
                 self._orphans.set()
                 return 0
@@ -125,13 +141,16 @@ class Receiver:
             _log.warning("adopted %s stored files that had no row", adopted)
         return adopted
 
-    def _adopt(self) -> int:
+    def _adopt(self, is_over: Callable[[], bool]) -> int:
         adopted = 0
         names = list(self._spool.names())
         for start in range(0, len(names), 500):
             with self._database.read() as tx:
                 unknown = arrivals.unknown_spool_names(tx, names[start : start + 500])
             for name in sorted(unknown):
+                if is_over():
+                    self._orphans.set()
+                    return adopted
                 adopted += self._adopt_one(name)
         return adopted
 
@@ -271,6 +290,11 @@ class Receiver:
         if outcome is ArrivalOutcome.KNOWN:  # who sends rubbish again and again fills no disk
             self._spool.remove(arrival.spool_name)
         return CANNOT_UNDERSTAND
+
+
+def _database_down(error: Exception, origin: Origin) -> int:
+    _log.error("database down: %s", type(error).__name__, extra=_uid(origin))
+    return OUT_OF_RESOURCES
 
 
 def _written_at(path: Path) -> int:

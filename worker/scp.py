@@ -83,14 +83,16 @@ def start_server(
     tls: ssl.SSLContext | None = None,
     connections: Connections | None = None,
     on_refusal: OnRefusal | None = None,
+    has_room: Callable[[], bool] = lambda: True,
 ) -> AssociationServer:
     """Accept associations in a thread of this process. The server closes the socket.
 
     connections: of all servers of this process. on_refusal: told of who was not let in.
+    has_room: asked, of all of this process, while objects are written.
     """
     on_refusal = on_refusal or RefusalLog()
     # Data sets go to a file as they arrive, undecoded; the file must lie beside the spool's,
-    # or its rename would be a copy. Both are settings of the process.
+    # or its rename would be a copy. All of these are settings of the process.
     _config.STORE_RECV_CHUNKED_DATASET = True
     _config.LOG_HANDLER_LEVEL = "none"  # those handlers print data sets at DEBUG
     tempfile.tempdir = str(temp_folder)
@@ -111,7 +113,9 @@ def start_server(
         (evt.EVT_C_STORE, _handle_store, [store]),
         (evt.EVT_N_EVENT_REPORT, _handle_commitment, [record_commitment]),
     ]
-    if not fast_pdu.is_supported():
+    if fast_pdu.is_supported():
+        fast_pdu.write_while(has_room)
+    else:
         _log.warning(
             "pynetdicom is not %s: receiving at half the speed, without a limit on PDU length",
             fast_pdu.SUPPORTED_VERSION,

@@ -1,12 +1,14 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
 
-from db import arrivals, reports
+from db import arrivals, erasure, reports
 from db.arrivals import ArrivalOutcome
 from db.engine import Database
 from db.tables import InstanceState, conflicts, instances, studies
 from tests.support import rows
+from tests.support.system import wait_for
 
 
 def _study(database: Database) -> sa.Row[tuple[object, ...]]:
@@ -30,6 +32,28 @@ def test_a_duplicate_changes_nothing(database: Database) -> None:
     before = _study(database)
     assert rows.arrive(database, "1.1", spool_name="files/other.dcm") is ArrivalOutcome.KNOWN
     assert _study(database) == before
+
+
+def test_an_image_that_comes_while_its_erasure_commits_is_new(database: Database) -> None:
+    rows.arrive(database, "1.1")
+    with ThreadPoolExecutor(1) as sender:
+        with database.begin() as tx:
+            erasure.erase(tx, rows.STUDY, erased_by="someone@here")
+            arriving = sender.submit(rows.arrive, database, "1.1", spool_name="files/again.dcm")
+            if not database.is_sqlite:  # there it waits before it has seen anything
+                wait_for("it to wait for the erasure", lambda: _locks_awaited(database))
+        assert arriving.result(20) is ArrivalOutcome.NEW
+    assert _study(database).image_count == 1
+    with database.read() as tx:
+        names = ["files/1.1.dcm", "files/again.dcm"]
+        assert arrivals.unknown_spool_names(tx, names) == set()
+        assert erasure.files_to_remove(tx) == ["files/1.1.dcm"]
+
+
+def _locks_awaited(database: Database) -> int:
+    with database.read() as tx:
+        query = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return int(tx.conn.execute(query).scalar_one())
 
 
 def test_a_known_uid_under_another_study_leaves_no_empty_study(database: Database) -> None:

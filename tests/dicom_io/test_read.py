@@ -1,6 +1,9 @@
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from dicom_io import read
 from dicom_io.errors import UnreadableDicom
 from dicom_io.identity import MANUFACTURER, MODEL_NAME
-from dicom_io.read import read_dataset, read_header
+from dicom_io.read import read_dataset, read_header, read_header_dataset
 
 
 @pytest.fixture
@@ -171,20 +174,86 @@ def test_an_absurd_element_length_is_unreadable_or_ignored(saved):
         read_dataset(path)
 
 
-def test_a_deflated_file_reads_and_a_bomb_is_refused(make_image, tmp_path, monkeypatch):
-    ds = make_image()
-    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    path = tmp_path / "deflated.dcm"
-    ds.save_as(path)
-    assert read_header(path).rows == 64
+@pytest.fixture
+def deflated(make_image, tmp_path):
+    """Save an image deflated; pixel_bytes: with so many of zeros in the place of its own."""
+
+    def save(pixel_bytes: int = 0, **attributes) -> Path:
+        ds = make_image(**attributes)
+        ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        path = tmp_path / "deflated.dcm"
+        if not pixel_bytes:
+            ds.save_as(path)
+            return path
+        del ds.PixelData
+        ds.save_as(path)
+        content = path.read_bytes()
+        start = content.index(DeflatedExplicitVRLittleEndian.encode()) + 22
+        deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        head = zlib.decompress(content[start:], -zlib.MAX_WBITS)
+        head += struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, pixel_bytes)
+        with path.open("wb") as file:
+            file.write(content[:start] + deflate.compress(head))
+            for _ in range(pixel_bytes >> 20):
+                file.write(deflate.compress(bytes(1 << 20)))
+            file.write(deflate.flush())
+        return path
+
+    return save
+
+
+def test_a_deflated_file_reads_as_any_other(saved, deflated):
+    path = deflated(SpecificCharacterSet="ISO_IR 192", PatientID="Ян")
+    header = read_header(path)
     assert len(read_dataset(path).PixelData) == 64 * 48 * 2
+    before_pixels = read_header_dataset(path)
+    assert (before_pixels.PatientID, before_pixels.filename) == ("Ян", str(path))
+    assert before_pixels.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
+    plain = saved(SpecificCharacterSet="ISO_IR 192", PatientID="Ян")
+    assert before_pixels == read_header_dataset(plain)
+    assert header == replace(read_header(plain), transfer_syntax_uid=DeflatedExplicitVRLittleEndian)
+
+
+def test_a_deflated_file_without_its_marker_is_not_dicom(deflated):
+    path = deflated()
+    path.write_bytes(path.read_bytes()[132:])
+    for read_it in (read_header, read_header_dataset, read_dataset):
+        with pytest.raises(UnreadableDicom, match="not a DICOM file"):
+            read_it(path)
+    assert read_dataset(path, force=True).Rows == 64
+
+
+def test_a_bomb_is_refused_and_its_header_costs_no_memory(deflated, monkeypatch):
+    path = deflated(pixel_bytes=256 << 20)
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        assert read_header(path).rows == read_header_dataset(path).Rows == 64
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
     monkeypatch.setattr(read, "INFLATED_BYTES_MAX", 1 << 20)
-    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    content = path.read_bytes()
-    head = content[: content.index(DeflatedExplicitVRLittleEndian.encode()) + 22]
-    path.write_bytes(head + deflate.compress(b"\0" * (8 << 20)) + deflate.flush())
     with pytest.raises(UnreadableDicom, match="deflated"):
-        read_header(path)
+        read_dataset(path)
+
+
+def test_a_deflated_header_has_to_be_in_what_is_inflated_of_it(deflated, monkeypatch):
+    path = deflated()
+    monkeypatch.setattr(read, "INFLATED_HEAD_BYTES_MAX", 200)
+    for read_it in (read_header, read_header_dataset):
+        with pytest.raises(UnreadableDicom, match="larger than"):
+            read_it(path)
+
+
+def test_of_a_long_deflated_object_the_header_is_enough(deflated, monkeypatch):
+    path = deflated()
+    ds = read_dataset(path)
+    ds.add_new(0x00400555, "UT", "x" * 100_000)  # as the content of a structured report
+    ds.save_as(path)
+    monkeypatch.setattr(read, "INFLATED_HEAD_BYTES_MAX", 10_000)
+    assert read_header(path).columns == 48
+    with pytest.raises(UnreadableDicom, match="larger than"):
+        read_header_dataset(path)
 
 
 def test_our_own_objects_are_known_by_their_header(saved):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -20,6 +21,7 @@ from tests.support import dicom, upper_layer
 from tests.support.listener import Listener, listening
 from tests.support.system import wait_for
 from tests.support.tls import Authority
+from worker.spool import Spool
 from worker.supervisor import STOP_WITHIN_S
 
 PROCESSES = 2
@@ -94,6 +96,21 @@ def test_a_process_that_has_ended_cuts_off_no_association_of_another(listener: L
         time.sleep(0.05)
     mine.release()
     assert listener.process.wait(STOP_WITHIN_S) == 0
+
+
+def test_a_listener_that_adopts_many_files_ends_when_asked(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "home" / "spool")
+    spool.create()
+    count = 2000
+    for _ in range(count):
+        ds = dicom.chest(pixels=dicom.chest_pixels(8))
+        folder = spool.files / uuid4().hex[:2]
+        dicom.write(ds, folder).rename(folder / f"{ds.SOPInstanceUID}.dcm")
+    with listening(tmp_path) as listener:
+        wait_for("the first to be adopted", listener.rows)
+        listener.process.terminate()
+        assert listener.process.wait(STOP_WITHIN_S) == 0
+        assert listener.rows() < count
 
 
 def _associate(port: int) -> Association:

@@ -1,12 +1,14 @@
 """The write path of the listener, without the network: statuses, rows and files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from pydicom.dataset import Dataset
 
-from db import schema
+from db import arrivals, schema
 from db.engine import Database
 from db.tables import conflicts, instances, studies
 from tests.support import dicom
@@ -159,22 +161,68 @@ def test_below_the_reserve_a_store_is_refused_and_leaves_nothing(tmp_path: Path)
     assert list(listener.spool.temp.iterdir()) == []
 
 
-def test_with_the_database_down_the_file_stays_and_is_adopted_later(listener: Listener) -> None:
-    listener.receiver.adopt_if_needed()
+@contextmanager
+def _no_database(listener: Listener) -> Iterator[None]:
+    """Whatever opens it meanwhile fails."""
     listener.database.dispose()
     hidden = listener.database_file.rename(listener.database_file.with_suffix(".hidden"))
-    listener.database_file.mkdir()  # whatever opens it now fails
+    listener.database_file.mkdir()
+    try:
+        yield
+    finally:
+        listener.database_file.rmdir()
+        hidden.rename(listener.database_file)
+
+
+def test_with_the_database_down_the_file_stays_and_is_adopted_later(listener: Listener) -> None:
+    listener.receiver.adopt_if_needed()
     ds = dicom.chest()
-    assert listener.store(ds) == OUT_OF_RESOURCES
-    assert listener.files() == 1
-    assert listener.receiver.adopt_if_needed() == 0
-    listener.database_file.rmdir()
-    hidden.rename(listener.database_file)
+    with _no_database(listener):
+        assert listener.store(ds) == OUT_OF_RESOURCES
+        assert listener.files() == 1
+        assert listener.receiver.adopt_if_needed() == 0
     assert listener.receiver.adopt_if_needed() == 1
     (row,) = listener.rows()
     assert (row.sop_instance_uid, row.state) == (ds.SOPInstanceUID, "received")
     assert listener.store(ds) == SUCCESS  # the sender tries again
     assert listener.files() == 1
+
+
+def test_with_the_database_down_tries_fill_no_disk_and_the_spool_is_not_looked_through(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener.receiver.adopt_if_needed()
+    ds = dicom.chest()
+    with _no_database(listener):
+        for _ in range(3):
+            assert listener.store(ds) == OUT_OF_RESOURCES
+            with monkeypatch.context() as watched:
+                watched.setattr(listener.spool, "names", lambda: pytest.fail("looked through"))
+                assert listener.receiver.adopt_if_needed() == 0
+        assert listener.files() == 1
+        assert list(listener.spool.temp.iterdir()) == []
+    assert listener.store(ds) == SUCCESS  # before the first one is adopted
+    assert listener.receiver.adopt_if_needed() == 1
+    assert (listener.files(), len(listener.rows())) == (1, 1)
+
+
+def test_who_adopts_stops_when_asked_and_goes_on_at_the_next_call(listener: Listener) -> None:
+    for ds in (dicom.chest(), dicom.chest(), dicom.chest()):
+        listener.spool.store(dicom.write(ds, listener.spool.temp), ds.SOPInstanceUID)
+    assert listener.receiver.adopt_if_needed(lambda: bool(listener.rows())) == 1
+    assert listener.receiver.adopt_if_needed() == 2
+
+
+def test_whatever_goes_wrong_after_the_rename_the_file_is_adopted_soon(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener.receiver.adopt_if_needed()
+    with monkeypatch.context() as broken:
+        broken.setattr(arrivals, "record_arrival", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            listener.store(dicom.chest())
+    assert (listener.files(), listener.rows()) == (1, [])
+    assert listener.receiver.adopt_if_needed() == 1
 
 
 def test_a_file_cut_off_from_its_commit_is_adopted_at_the_next_start(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The SCP on a real socket: data sets in any fragments, PDUs that lie, disks that are full."""
 
 import itertools
+import resource
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,16 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, dimse_messages
 from pynetdicom.association import Association
-from pynetdicom.dimse_messages import C_STORE_RQ
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_messages import C_ECHO_RQ, C_STORE_RQ
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
+from dicom_io.contexts import VERIFICATION
 from tests.support import dicom
+from tests.support.listener import listening
 from tests.support.system import wait_for
 from worker import association_server, fast_pdu, scp
 from worker.receive import OUT_OF_RESOURCES, SUCCESS, Origin
@@ -35,6 +39,7 @@ class Scp:
     def __init__(self, folder: Path) -> None:
         self.temp = folder / "tmp"
         self.temp.mkdir()
+        self.has_room = True
         self.received: list[FileDataset] = []
         chunked, level = _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL
         self._restore = (chunked, level)
@@ -46,6 +51,7 @@ class Scp:
             record_commitment=lambda _report: False,
             temp_folder=self.temp,
             ae_title="CXR_WORKER",
+            has_room=lambda: self.has_room,
         )
 
     def _store(self, path: Path, _origin: Origin) -> int:
@@ -53,20 +59,31 @@ class Scp:
         return SUCCESS
 
     def associate(self) -> Association:
-        ae = AE()
-        ae.add_requested_context(dicom.CR, "1.2.840.10008.1.2.1")
-        association = ae.associate("127.0.0.1", self.port, ae_title="CXR_WORKER")
-        assert association.is_established
-        return association
+        return _associate(self.port)
 
     def close(self) -> None:
         self.server.shutdown()
         _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL = self._restore
 
 
+def _associate(port: int, sop_class: str = dicom.CR) -> Association:
+    ae = AE()
+    ae.add_requested_context(sop_class, "1.2.840.10008.1.2.1")
+    association = ae.associate("127.0.0.1", port, ae_title="CXR_WORKER")
+    assert association.is_established
+    return association
+
+
+def _put_back_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server sets in its process."""
+    monkeypatch.setattr("tempfile.tempdir", None)
+    plain = dimse_messages.NamedTemporaryFile
+    monkeypatch.setattr(dimse_messages, "NamedTemporaryFile", plain)
+
+
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scp]:
-    monkeypatch.setattr("tempfile.tempdir", None)  # put back afterwards
+    _put_back_afterwards(monkeypatch)
     monkeypatch.setattr(association_server, "DRAIN_S", 0.5)
     running = Scp(tmp_path)
     yield running
@@ -105,7 +122,7 @@ def _socket(association: Association) -> socket.socket:
 
 
 @pytest.mark.parametrize("values_per_pdu", [1, 3, 1000])
-@pytest.mark.parametrize("fragment_bytes", [512, 100_000])
+@pytest.mark.parametrize("fragment_bytes", [64, 512, 100_000])
 def test_a_data_set_arrives_whole_in_whatever_fragments(
     server: Scp, fragment_bytes: int, values_per_pdu: int
 ) -> None:
@@ -178,10 +195,150 @@ def test_store_returns_out_of_resources_when_the_file_cannot_be_written(
     assert len(server.received) == 1
 
 
+@contextmanager
+def _no_file_longer_than(size: int) -> Iterator[None]:
+    """Of this process, until the end: what a full disk does, without one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("file_bytes_max", [0, 200, 1000, 100_000])
+@pytest.mark.parametrize("fragment_bytes", [512, 100_000])
+@pytest.mark.parametrize("values_per_pdu", [1, 1000])
+def test_wherever_a_write_fails_the_sender_hears_out_of_resources(
+    server: Scp, file_bytes_max: int, fragment_bytes: int, values_per_pdu: int
+) -> None:
+    """In the file meta information, at its end, in the data set; with the command in its PDU."""
+    association = server.associate()
+    with _no_file_longer_than(file_bytes_max):
+        assert _send(association, fragment_bytes, values_per_pdu) == OUT_OF_RESOURCES
+    assert list(server.temp.iterdir()) == []
+    assert association.send_c_store(dicom.chest()).Status == SUCCESS
+    association.release()
+    assert len(server.received) == 1
+
+
+def _send(association: Association, fragment_bytes: int = 100_000, values_per_pdu: int = 1) -> int:
+    """Store an image of 300 x 300 pixels; returns the status of the answer."""
+    ds = dicom.chest(pixels=dicom.chest_pixels(300))
+    values = _values(ds, association, fragment_bytes)
+    groups = [values[i : i + values_per_pdu] for i in range(0, len(values), values_per_pdu)]
+    with _answers_to_us(association) as answer:
+        _socket(association).sendall(b"".join(_pdu(group) for group in groups))
+        return answer()
+
+
+@contextmanager
+def _answers_to_us(association: Association) -> Iterator[Callable[[], int]]:
+    """The status of the next answer; the thread of the association would drop it."""
+    association._reactor_checkpoint.clear()
+    wait_for("that thread to pause", lambda: association._is_paused, 10)
+    try:
+        yield lambda: association.dimse.get_msg(block=True)[1].Status  # type: ignore[union-attr]
+    finally:
+        association._reactor_checkpoint.set()
+
+
+@pytest.mark.parametrize("values_per_pdu", [1, 1000])
+def test_where_no_file_can_be_made_the_sender_hears_out_of_resources(
+    server: Scp, values_per_pdu: int
+) -> None:
+    association = server.associate()
+    server.temp.rename(server.temp.with_name("elsewhere"))
+    assert _send(association, 100_000, values_per_pdu) == OUT_OF_RESOURCES
+    server.temp.mkdir()
+    assert association.send_c_store(dicom.chest()).Status == SUCCESS
+    association.release()
+
+
+def test_what_begins_below_the_reserve_is_refused_and_nothing_is_written(server: Scp) -> None:
+    association = server.associate()
+    server.has_room = False
+    with _no_file_longer_than(0):
+        assert _send(association) == OUT_OF_RESOURCES
+    server.has_room = True
+    assert association.send_c_store(dicom.chest()).Status == SUCCESS
+    association.release()
+    assert list(server.temp.iterdir()) == []
+
+
+def test_an_object_that_comes_down_to_the_reserve_is_written_no_further(
+    server: Scp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_pdu, "ROOM_LOOK_BYTES", 30_000)
+    association = server.associate()
+    values = _values(dicom.chest(pixels=dicom.chest_pixels(300)), association, 20_000)
+    pdus = [_pdu([value]) for value in values]
+    for pdu in pdus[:4]:
+        _socket(association).sendall(pdu)
+        time.sleep(0.06)  # what came is written when more comes
+    wait_for("the file", lambda: [it for it in server.temp.iterdir() if it.stat().st_size > 30_000])
+    server.has_room = False
+    for pdu in pdus[4:6]:
+        _socket(association).sendall(pdu)
+        time.sleep(0.06)
+    wait_for("the file to go", lambda: list(server.temp.iterdir()) == [])
+    server.has_room = True  # what is left of an object that is refused is not written
+    with _answers_to_us(association) as answer:
+        _socket(association).sendall(b"".join(pdus[6:]))
+        assert answer() == OUT_OF_RESOURCES
+    assert association.send_c_store(dicom.chest()).Status == SUCCESS
+    association.release()
+
+
+def test_the_listener_looks_at_its_reserve_while_an_object_comes(tmp_path: Path) -> None:
+    with listening(tmp_path, SPOOL_RESERVE_MB=1 << 40) as listener:
+        association = _associate(listener.port)
+        values = _values(dicom.chest(pixels=dicom.chest_pixels(300)), association, 20_000)
+        with _answers_to_us(association) as answer:
+            for value in values[:-1]:
+                _socket(association).sendall(_pdu([value]))
+                time.sleep(0.06)
+            assert list((listener.home / "spool" / "tmp").iterdir()) == []
+            _socket(association).sendall(_pdu(values[-1:]))
+            assert answer() == OUT_OF_RESOURCES
+        association.release()
+
+
+def test_a_sender_that_aborts_half_way_leaves_no_file(server: Scp) -> None:
+    association = server.associate()
+    values = _values(dicom.chest(pixels=dicom.chest_pixels(256)), association, 16384)
+    _socket(association).sendall(b"".join(_pdu([value]) for value in values[:3]))
+    wait_for("the temp file", lambda: list(server.temp.iterdir()), 10)
+    association.abort()
+    wait_for("the temp file to go", lambda: list(server.temp.iterdir()) == [], 10)
+    assert server.received == []
+
+
+def _echoes(association: Association, count: int) -> bytes:
+    request = C_ECHO()
+    request.MessageID = 1
+    request.AffectedSOPClassUID = VERIFICATION
+    message = C_ECHO_RQ()
+    message.primitive_to_message(request)
+    (pdata,) = message.encode_msg(1, 16384)
+    encoded: bytes = P_DATA_TF(pdata).encode()
+    return encoded * count
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_messages_that_wait_for_no_answer_are_served_up_to_a_number(server: Scp) -> None:
+    association = _associate(server.port, VERIFICATION)
+    with _answers_to_us(association) as answer:
+        _socket(association).sendall(_echoes(association, 50))
+        assert [answer() for _ in range(50)] == [SUCCESS] * 50
+    _socket(association).sendall(_echoes(association, 5000))
+    wait_for("the abort", lambda: association.is_aborted, 20)
+
+
 def test_without_the_fast_path_everything_is_received_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", None)
+    _put_back_afterwards(monkeypatch)
     monkeypatch.setattr(fast_pdu, "SUPPORTED_VERSION", "0")
     running = Scp(tmp_path)
     try:
