@@ -54,6 +54,16 @@ REPORT = Stage(
     since=studies.c.last_arrival_at,
 )
 
+
+def _never(asked: sa.Exists) -> sa.ColumnElement[bool]:
+    """NOT EXISTS for each row of the outbox by itself, by index.
+
+    As an anti join PostgreSQL would first make it for all rows, and then take the few asked for.
+    """
+    each = sa.select(asked.correlate(outbox)).correlate(outbox)
+    return each.scalar_subquery() == sa.false()
+
+
 _is_held = sa.exists().where(
     destinations.c.name == outbox.c.destination, destinations.c.held_at.is_not(None)
 )
@@ -64,15 +74,17 @@ DELIVER = Stage(
     key=outbox.c.destination,
     waiting=sa.and_(
         outbox.c.state == DeliveryState.PENDING,
-        ~_is_held,
+        _never(_is_held),
         # Per destination and study, objects leave in the order in which they were made: together,
         # but not while an earlier one waits for another try.
-        ~sa.exists().where(
-            _earlier.c.study_id == outbox.c.study_id,
-            _earlier.c.destination == outbox.c.destination,
-            _earlier.c.state == DeliveryState.PENDING,
-            _earlier.c.id < outbox.c.id,
-            _earlier.c.due_at > outbox.c.due_at,
+        _never(
+            sa.exists().where(
+                _earlier.c.study_id == outbox.c.study_id,
+                _earlier.c.destination == outbox.c.destination,
+                _earlier.c.state == DeliveryState.PENDING,
+                _earlier.c.id < outbox.c.id,
+                _earlier.c.due_at > outbox.c.due_at,
+            )
         ),
     ),
     order=(outbox.c.due_at, outbox.c.id),
@@ -84,7 +96,7 @@ COMMIT = Stage(
     name="commit",
     table=outbox,
     key=outbox.c.destination,
-    waiting=sa.and_(outbox.c.state == DeliveryState.SENT, ~_is_held),
+    waiting=sa.and_(outbox.c.state == DeliveryState.SENT, _never(_is_held)),
     order=(outbox.c.due_at, outbox.c.id),
     since=outbox.c.created_at,
     state=DeliveryState.SENT,
@@ -179,8 +191,8 @@ def due_keys(tx: Transaction, stage: Stage, *, limit: int) -> list[str]:
 def due_destinations(tx: Transaction, stage: Stage) -> list[str]:
     """Destinations that something of DELIVER or COMMIT is due for, the most urgent first.
 
-    Without those that a worker is delivering to, who looks for more at the end. However much waits
-    for one of them, another is found by its name in the index.
+    Without those that are held, or that a worker is at, who looks for more at the end. However
+    much waits for one of them, another is found by its name in the index.
     """
     of_stage = outbox.c.state == stage.state
     names = sa.select(sa.func.min(outbox.c.destination).label("name")).where(of_stage)
@@ -198,11 +210,12 @@ def due_destinations(tx: Transaction, stage: Stage) -> list[str]:
         .limit(1)
         .scalar_subquery()
     )
-    is_busy = sa.exists().where(
-        destinations.c.name == found.c.name, destinations.c.busy_until > tx.now
+    is_left_alone = sa.exists().where(
+        destinations.c.name == found.c.name,
+        sa.or_(destinations.c.held_at.is_not(None), destinations.c.busy_until > tx.now),
     )
     query = sa.select(found.c.name, due_at.label("due_at")).where(
-        found.c.name.is_not(None), ~is_busy
+        found.c.name.is_not(None), ~is_left_alone
     )
     rows = [row for row in tx.conn.execute(query) if row.due_at is not None]
     return [row.name for row in sorted(rows, key=lambda row: row.due_at)]
@@ -213,6 +226,8 @@ def make_all_due(tx: Transaction) -> int:
 
     Harmless, only early: a lease that ends too soon costs its work a second try.
     """
+    ahead = destinations.c.busy_until > tx.now
+    tx.conn.execute(sa.update(destinations).where(ahead).values(busy_until=None))
     return sum(
         tx.conn.execute(
             sa.update(table).where(table.c.due_at > tx.now).values(due_at=tx.now)

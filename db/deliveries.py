@@ -165,8 +165,10 @@ def record_sent(tx: Transaction, held: Claim, *, ask_commitment: bool) -> None:
     values: dict[str, Any] = {"state": DeliveryState.SENT, "sent_at": tx.now}
     if ask_commitment:
         values |= {"due_at": tx.now, "attempts": 0}
-    complete(tx, DELIVER, held, values)
     study_id = sa.select(outbox.c.study_id).where(outbox.c.id == held.id).scalar_subquery()
+    # First the study, then its deliveries: the order in which `forget` and `retract` lock them.
+    tx.conn.execute(sa.select(studies.c.id).where(studies.c.id == study_id).with_for_update()).all()
+    complete(tx, DELIVER, held, values)
     undelivered = sa.exists().where(
         outbox.c.study_id == studies.c.id, outbox.c.state == DeliveryState.PENDING
     )

@@ -27,19 +27,22 @@ def lock_destination(tx: Transaction, name: str) -> None:
     tx.conn.execute(query.with_for_update()).one()
 
 
-def engage(tx: Transaction, name: str, *, for_s: float) -> bool:
-    """Be the one who delivers to a destination, for a while; False if another worker is."""
+def engage(tx: Transaction, name: str, *, for_s: float) -> datetime | None:
+    """Be the one who delivers to a destination: until when; None if another worker is."""
     lock_destination(tx, name)
     update = sa.update(destinations).where(
         destinations.c.name == name,
         sa.or_(destinations.c.busy_until.is_(None), destinations.c.busy_until <= tx.now),
     )
     until = tx.now + timedelta(seconds=for_s)
-    return tx.conn.execute(update.values(busy_until=until)).rowcount == 1
+    return until if tx.conn.execute(update.values(busy_until=until)).rowcount == 1 else None
 
 
-def disengage(tx: Transaction, name: str) -> None:
-    update = sa.update(destinations).where(destinations.c.name == name)
+def disengage(tx: Transaction, name: str, until: datetime) -> None:
+    """Leave a destination to others; nothing, if another is at it by now."""
+    update = sa.update(destinations).where(
+        destinations.c.name == name, destinations.c.busy_until == until
+    )
     tx.conn.execute(update.values(busy_until=None))
 
 

@@ -1,6 +1,6 @@
 """Starting over: what was given up, and studies for the model that is in use now."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -162,13 +162,24 @@ def reprocess(
     return count
 
 
-def analyse_again(tx: Transaction, study_id: int, *, backlog: bool) -> int:
-    """Have what was analysed of a study analysed once more before its report; returns how many."""
-    return _analyse_again(tx, study_id, [InstanceState.PREDICTED], backlog=backlog)
+def analyse_again(
+    tx: Transaction, study_id: int, sop_instance_uids: Collection[str], *, backlog: bool
+) -> int:
+    """Have analysed images of a study analysed once more before its report; returns how many.
+
+    What has no pixels any more is left as it is.
+    """
+    these = instances.c.sop_instance_uid.in_(sop_instance_uids)
+    return _analyse_again(tx, study_id, [InstanceState.PREDICTED], backlog=backlog, only=these)
 
 
 def _analyse_again(
-    tx: Transaction, study_id: int, states: Sequence[InstanceState], *, backlog: bool
+    tx: Transaction,
+    study_id: int,
+    states: Sequence[InstanceState],
+    *,
+    backlog: bool,
+    only: sa.ColumnElement[bool] | None = None,
 ) -> int:
     # First the instances, then the study: the order in which workers lock them too.
     query = (
@@ -182,7 +193,7 @@ def _analyse_again(
         .order_by(instances.c.id)
         .with_for_update()
     )
-    rows = tx.conn.execute(query).all()
+    rows = tx.conn.execute(query if only is None else query.where(only)).all()
     if not rows:
         return 0
     ids = [row.id for row in rows]

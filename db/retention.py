@@ -11,6 +11,7 @@ from itertools import accumulate
 import sqlalchemy as sa
 
 from db.engine import Transaction
+from db.retractions import is_withdrawn
 from db.tables import DeliveryState, StudyState, instances, outbox, studies
 
 
@@ -27,7 +28,8 @@ def _undelivered() -> sa.ColumnElement[bool]:
     return sa.exists().where(
         outbox.c.study_id == studies.c.id,
         sa.or_(
-            outbox.c.state.in_([DeliveryState.PENDING, DeliveryState.FAILED]),
+            outbox.c.state == DeliveryState.PENDING,
+            sa.and_(outbox.c.state == DeliveryState.FAILED, ~is_withdrawn()),
             outbox.c.due_at.is_not(None),  # sent, and to be committed
         ),
     )

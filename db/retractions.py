@@ -100,8 +100,9 @@ def is_withdrawn() -> sa.ColumnElement[bool]:
     is_note = sa.exists().where(
         notes.c.id == outbox.c.object_id, notes.c.kind == ObjectKind.REJECTION
     )
+    study = studies.alias("withdrawn")
     of_withdrawn = sa.exists().where(
-        studies.c.id == outbox.c.study_id, studies.c.retracted_at.is_not(None)
+        study.c.id == outbox.c.study_id, study.c.retracted_at.is_not(None)
     )
     is_named = sa.exists().where(
         later.c.study_id == outbox.c.study_id,

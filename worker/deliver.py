@@ -35,7 +35,7 @@ from worker.patience import REFUSALS_MAX, backoff_s, is_too_old
 from worker.services import Services
 
 DELIVERING_S = 10.0  # at one destination, and to the end of the object begun by then
-BUSY_MAX_S = DELIVERING_S + 35.0  # that may take the whole of a DIMSE time-out
+BUSY_MAX_S = 60.0  # with what connecting and an object's DIMSE time-out may take besides
 TIME_LIMIT_S = 150  # of the task; slow destinations are cut off and tried again
 LEASE_S = TIME_LIMIT_S + 10.0
 OBJECTS_PER_ASSOCIATION_MAX = 50
@@ -53,18 +53,19 @@ def deliver(services: Services, name: str) -> int:
     other workers, and its own turn at the queue, to those who wait behind it.
     """
     with services.database.begin() as tx:
-        if not destinations.engage(tx, name, for_s=BUSY_MAX_S):
+        until = destinations.engage(tx, name, for_s=BUSY_MAX_S)
+        if until is None:
             return 0  # whoever is at it looks again when done
         claims = deliveries.claim_due(tx, name, limit=OBJECTS_PER_ASSOCIATION_MAX, lease_s=LEASE_S)
         due = deliveries.due_deliveries(tx, claims)
         if not due:
-            destinations.disengage(tx, name)
+            destinations.disengage(tx, name, until)
             return 0
     try:
         return _deliver_due(services, name, due)
     finally:
         with services.database.begin() as tx:
-            destinations.disengage(tx, name)
+            destinations.disengage(tx, name, until)
             is_more_due = name in due_destinations(tx, DELIVER)
         if is_more_due:
             services.notify("deliver", name)
@@ -77,9 +78,9 @@ def _deliver_due(services: Services, name: str, due: list[DueDelivery]) -> int:
         return 0
     waiting = list(due)
     accepted = 0
-    deadline = time.monotonic() + DELIVERING_S
     try:
         with _peer(services, recipient, due) as peer:
+            deadline = time.monotonic() + DELIVERING_S
             while waiting and time.monotonic() < deadline:
                 delivery = waiting[0]
                 sent = _deliver(services, recipient, peer, delivery)
@@ -91,11 +92,6 @@ def _deliver_due(services: Services, name: str, due: list[DueDelivery]) -> int:
     except DestinationUnavailable as error:
         _log.warning("destination %s: %s", name, error)
         _postpone_all(services, name, waiting, str(error))
-        return accepted
-    except Exception as error:  # else they would wait for the end of their leases, and untold why
-        said = log.where(error)
-        _log.error("destination %s: %s", name, said)
-        _postpone_all(services, name, waiting, said)
         return accepted
     if recipient.storage_commitment and accepted:
         services.notify("commit", name)
@@ -112,7 +108,8 @@ def _peer(
                 for it in due
                 if it.sop_class_uid  # no message, from when the name had another meaning
             }
-            if any(it.sop_class_uid == COMPREHENSIVE_3D_SR for it in due):
+            # Where there is nothing to propose, so that each can be refused for what it is.
+            if not proposed or any(it.sop_class_uid == COMPREHENSIVE_3D_SR for it in due):
                 proposed[COMPREHENSIVE_SR, EXPLICIT_VR_LITTLE_ENDIAN] = None
             aet = recipient.calling_ae_title or services.settings.ae_title
             return scu.storing(list(proposed), scp, aet)
@@ -137,10 +134,14 @@ def _deliver(services: Services, recipient: Recipient, peer: Peer, delivery: Due
         if may_convert and result.status == SOP_CLASS_NOT_SUPPORTED:
             delivery = _converted(services, delivery)
             result = _store(services, recipient, peer, delivery)
+    except DestinationUnavailable:
+        raise
     except DicomError as error:  # it holds what a Comprehensive SR may not
         result = _failure(delivery, f"cannot be converted: {error}", refused=True)
     except _WithdrawnError:
         result = _failure(delivery, "withdrawn before it was sent", final=True)
+    except Exception as error:  # its leases would end, and nobody be told why
+        result = _failure(delivery, log.where(error))
     if result.error is None:
         _audit(services, recipient, delivery)
         return _record_sent(services, recipient, delivery.held)

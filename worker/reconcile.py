@@ -6,7 +6,9 @@ instruction. What it sends is bounded by what waits in the queue, not by how man
 
 import threading
 import time
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import zip_longest
 
 from celery import Celery
 
@@ -84,12 +86,23 @@ def tick(database: Database, app: Celery) -> int:
         return 0
     room = {queue: QUEUED_MAX - waiting for queue, waiting in queue_lengths(app).items()}
     sent = 0
-    for stage, keys in due.items():
+    for stage, key in _dealt(due):
         queue = QUEUES[stage.name]
-        for key in keys[: max(room[queue], 0)]:
+        if room[queue] > 0:
             room[queue] -= 1
             sent += send(app, stage.name, key)
     return sent
+
+
+def _dealt(due: dict[Stage, list[str]]) -> Iterator[tuple[Stage, str]]:
+    """One for each stage, then the second of each: a backlog of one leaves room for the others.
+
+    What is nearest to its end comes first.
+    """
+    for row in zip_longest(*reversed(due.values())):
+        for stage, key in zip(reversed(due), row, strict=True):
+            if key is not None:
+                yield stage, key
 
 
 def due_now(tx: Transaction) -> dict[Stage, list[str]]:

@@ -73,21 +73,21 @@ def _analyse_again(
     images: list[InstanceSnapshot],
     now: datetime,
 ) -> bool:
-    """Where a model was replaced, have the new one look at all images of a study to be reported.
+    """Where a model was replaced, have the new one look at what the old one had seen of a study.
 
     False if there is no need or their pixels are gone, or if inference works with another model
     than this process, which no second look would mend.
     """
     began_at = now - timedelta(seconds=time.monotonic() - _BEGAN_S)
     replaced = [
-        it
+        it.sop_instance_uid
         for it in images
         if is_by_another_model(services, it) and it.finished_at and it.finished_at < began_at
     ]
     if not replaced:
         return False
     with services.database.begin() as tx:
-        count = restarts.analyse_again(tx, held.id, backlog=study.backlog)
+        count = restarts.analyse_again(tx, held.id, replaced, backlog=study.backlog)
     if count:
         extra = {"study_instance_uid": study.study_instance_uid}
         _log.info("analysed again: the model was replaced", extra=extra)

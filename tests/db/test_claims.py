@@ -21,6 +21,7 @@ from db.claims import (
     due_destinations,
     due_keys,
     hand_back,
+    make_all_due,
     release,
 )
 from db.engine import Database
@@ -208,10 +209,16 @@ def test_every_destination_is_seen_however_much_waits_for_another(database: Data
         deliveries.record_sent(tx, held, ask_commitment=True)
         assert due_destinations(tx, COMMIT) == ["FAST@h:2"]
         destinations.release(tx, "SLOW@h:1")
-        assert destinations.engage(tx, "SLOW@h:1", for_s=60)
-        assert not destinations.engage(tx, "SLOW@h:1", for_s=60)
+        until = destinations.engage(tx, "SLOW@h:1", for_s=60)
+        assert until is not None
+        assert destinations.engage(tx, "SLOW@h:1", for_s=60) is None
         assert due_destinations(tx, DELIVER) == []
-        destinations.disengage(tx, "SLOW@h:1")
+        destinations.disengage(tx, "SLOW@h:1", until - timedelta(seconds=1))  # of one before us
+        assert due_destinations(tx, DELIVER) == []
+        destinations.disengage(tx, "SLOW@h:1", until)
+        assert due_destinations(tx, DELIVER) == ["SLOW@h:1"]
+        destinations.engage(tx, "SLOW@h:1", for_s=60)
+        make_all_due(tx)
         assert due_destinations(tx, DELIVER) == ["SLOW@h:1"]
 
 

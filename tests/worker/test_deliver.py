@@ -1,10 +1,12 @@
 """The outbox against a real storage SCP that accepts, refuses, or is not there."""
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -196,11 +198,42 @@ def test_what_nobody_foresaw_is_said_and_tried_again(
     waiting.add_report(1)
     monkeypatch.setattr(deliver, "_store", Mock(side_effect=ValueError("Doe^Jane")))
     assert deliver.deliver(waiting.services, pacs.destination) == 0
-    for _, state, attempts, error in waiting.states():
-        assert (state, attempts) == ("pending", 1)
-        assert error is not None
-        assert error.startswith("ValueError")
-        assert "Doe" not in error
+    report, picture = waiting.deliveries()
+    assert (report["state"], report["attempts"]) == ("pending", 1)
+    assert report["error"].startswith("ValueError")
+    assert "Doe" not in report["error"]
+    assert picture["error"] == "an earlier object of the study waits"
+    monkeypatch.undo()
+    waiting.add_report(2)
+    assert deliver.deliver(waiting.services, pacs.destination) == 2  # of the other study
+
+
+def test_a_destination_that_is_slow_to_answer_the_request_gets_something_each_time(
+    pacs: Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = Outbox(tmp_path, pacs.destination)
+    waiting.add_report(1)
+    plain = deliver._peer
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.3)
+        return plain(*arguments)
+
+    monkeypatch.setattr(deliver, "_peer", slow)
+    monkeypatch.setattr(deliver, "DELIVERING_S", 0.2)
+    assert deliver.deliver(waiting.services, pacs.destination) >= 1
+
+
+def test_messages_of_a_name_that_means_a_pacs_now_are_refused_one_by_one(
+    pacs: Pacs, tmp_path: Path
+) -> None:
+    waiting = Outbox(tmp_path, pacs.destination)
+    waiting.add_report(1)
+    with waiting.database.begin() as tx:
+        tx.conn.execute(sa.update(objects).values(sop_class_uid="", transfer_syntax_uid=""))
+    assert deliver.deliver(waiting.services, pacs.destination) == 0
+    assert waiting.deliveries()[0]["refusals"] <= 1
+    assert pacs.associations == 1
 
 
 def test_a_destination_that_is_no_longer_listed_keeps_its_reports(tmp_path: Path) -> None:

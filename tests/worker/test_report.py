@@ -77,15 +77,31 @@ def test_a_late_image_has_the_new_model_look_at_all_of_its_study(
     _again(site, late)
     site.predict(late)
     assert site.report() == 1
-    assert _states(site) == ["received", "received"]
-    for ds in (site.first, late):
-        site.predict(ds)
+    assert _states(site) == ["received", "predicted"]
+    site.predict(site.first)
     assert site.report() == 1
     site.deliver()
     first, second = pacs.reports(site.study)
     assert old in _models(first)
     assert "99.0.0" in _models(second)
     assert old not in _models(second)
+
+
+def test_a_late_image_of_a_study_without_pixels_is_reported_and_not_looked_at_for_ever(
+    site: Site, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.store(site.first)
+    with site.database.begin() as tx:
+        tx.conn.execute(sa.update(instances).values(purged_at=tx.now))
+    _replace_model(site, pacs, monkeypatch)
+    late = dicom.chest(site.study, pixels=dicom.chest_pixels(seed=1))
+    _again(site, late)
+    site.predict(late, probability=0.99)
+    assert site.report() == 1
+    assert _states(site) == ["predicted", "predicted"]
+    site.deliver()
+    assert len(pacs.reports(site.study)) == 2
+    assert "99.0.0" in _models(pacs.reports(site.study)[1])  # the late one is shown
 
 
 @pytest.mark.parametrize("why", ["no pixels", "inference has the old model"])
