@@ -255,6 +255,12 @@ def record_conflict(tx: Transaction, arrival: Arrival) -> None:
     )
 
 
+def try_to_write(tx: Transaction) -> None:
+    """Write something and take it back; raises what a database does that takes no writes."""
+    tx.conn.execute(sa.insert(erased_files).values(spool_name="tried to write"))
+    tx.conn.rollback()
+
+
 def unknown_spool_names(tx: Transaction, names: list[str]) -> set[str]:
     """Which of these spool files no row speaks of, not even that of an erased study."""
     known: set[str] = set()

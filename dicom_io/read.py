@@ -265,8 +265,12 @@ def _refuse_bomb(file: BinaryIO) -> None:
 
 def _inflated(file: BinaryIO) -> Iterator[bytes]:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    while (piece := inflater.unconsumed_tail or file.read(1 << 16)) and not inflater.eof:
-        yield inflater.decompress(piece, 1 << 20)
+    while not inflater.eof:
+        piece = inflater.unconsumed_tail or file.read(1 << 16)
+        inflated = inflater.decompress(piece, 1 << 20)
+        if not piece and not inflated:
+            raise UnreadableDicom("truncated deflated data set")
+        yield inflated
 
 
 def _skip_deflated_meta(file: BinaryIO, *, force: bool = False) -> Dataset | None:

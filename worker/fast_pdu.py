@@ -108,18 +108,25 @@ class _DataSetFile:
     """A data set's file in the temp folder, in the place of pynetdicom's NamedTemporaryFile.
 
     It raises nothing: an error would end the association. Once it cannot be made or written, or
-    grows too large, it is gone, and what else comes is dropped. The handler of the request then
-    finds no file, and answers Out of Resources.
+    grows too large, it is lost, and what else comes is dropped. The handler of the request asks
+    `is_lost`, and answers Out of Resources.
     """
 
     def __init__(self, has_room: Callable[[], bool], **_options: object) -> None:
-        self.file = self  # what pynetdicom flushes
         self.name = str(Path(tempfile.gettempdir()) / f"{secrets.token_hex(16)}.dcm")
         self._has_room = has_room
         self._written_bytes = self._look_at_bytes = 0
         self._raw: FileIO | None = None
-        with contextlib.suppress(OSError):
+        self.is_lost = False
+        try:
             self._raw = FileIO(self.name, "xb", opener=partial(os.open, mode=0o600))
+        except OSError:
+            self.is_lost = True
+
+    @property
+    def file(self) -> "_DataSetFile":
+        """What pynetdicom flushes."""
+        return self
 
     def write(self, data: bytes) -> None:
         self.write_pieces([memoryview(data)])
@@ -160,9 +167,15 @@ class _DataSetFile:
 
     def discard(self) -> None:
         """Close and remove it; what is written from now on is dropped."""
+        self.is_lost = True
         self.close()
         with contextlib.suppress(OSError):
             Path(self.name).unlink()
+
+
+def is_lost(request: C_STORE) -> bool:
+    """Whether the data set of a request could not be written, though some of it may be left."""
+    return getattr(request._dataset_file, "is_lost", False)
 
 
 class _Messages(queue.Queue[Any]):
@@ -241,6 +254,7 @@ class _Receiver:
     def send(self) -> bool:
         """Turn to what is to be sent (DULServiceProvider._process_recv_primitive)."""
         if self._dul.state_machine.current_state in _OVER:  # an answer that comes too late
+            self._forget_file()
             self._dul.to_provider_queue.queue.clear()
             return False
         return bool(self._plain_send())
@@ -347,18 +361,16 @@ class _Receiver:
             raise _InvalidPdu
 
     def _values(self, length: int) -> list[list[int | bytes]]:
-        """Store the data set's fragments; return what is left to tell: commands, the last one."""
+        """Store the data set's fragments; return what is left to tell: the last one."""
         values: list[list[int | bytes]] = []
         while length > 0:
             pdv_length, context_id, control = _PDV_HEADER.unpack(self._take(_PDV_HEADER.size))
             size = pdv_length - 2
             length -= pdv_length + 4
-            if size < 0 or length < 0:
+            # Until its last fragment nothing else may come, nor after that in the same PDU: it
+            # would be taken for a part of this data set.
+            if size < 0 or length < 0 or values or control & _COMMAND:
                 raise _InvalidPdu
-            if control & _COMMAND:
-                self._hold(size)
-                values.append([context_id, bytes([control]) + self._take(size)])
-                continue
             self._store(size)
             if control & _LAST:
                 values.append([context_id, bytes([control])])

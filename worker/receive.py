@@ -115,8 +115,9 @@ class Receiver:
     def _why_down(self) -> Exception | None:
         """What keeps the database from being written to; None if nothing does."""
         try:
-            with self._database.begin():
-                return None
+            with self._database.begin() as tx:
+                arrivals.try_to_write(tx)
+            return None
         except _DATABASE_DOWN as error:
             return error
 
@@ -137,6 +138,9 @@ class Receiver:
             except _DATABASE_DOWN:
                 self._orphans.set()
                 return 0
+            except BaseException:
+                self._orphans.set()
+                raise
         if adopted:
             _log.warning("adopted %s stored files that had no row", adopted)
         return adopted
@@ -166,6 +170,11 @@ class Receiver:
         except OSError as error:
             _log.error("spool file %s cannot be read now: %s", name, error.strerror)
             self._orphans.set()
+            return False
+        except _DATABASE_DOWN:
+            raise
+        except Exception as error:  # one file must not keep the others from their rows
+            _log.error("spool file %s not adopted: %s", name, log.where(error))
             return False
         return True
 

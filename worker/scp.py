@@ -1,5 +1,6 @@
 """The DICOM server: C-ECHO and C-STORE as SCP, on pynetdicom."""
 
+import contextlib
 import socket
 import ssl
 import tempfile
@@ -46,6 +47,7 @@ OnRefusal = Callable[[Refusal], None]
 RecordCommitment = Callable[[CommitmentReport], bool]  # False: nobody asked for it
 PROCESSING_FAILURE = 0x0110  # PS3.7 10.1.1.1.8
 INVALID_ARGUMENT_VALUE = 0x0115
+_COMMITMENTS = threading.BoundedSemaphore(8)  # reports that are recorded at once
 _REJECTED = {  # PS3.8 9.3.4: source and reason of an A-ASSOCIATE-RJ
     (1, 3): "calling AE title not allowed",
     (1, 7): "called AE title is not ours",
@@ -205,6 +207,8 @@ def _offer_commitment_to_scps(event: Event) -> None:
 
 
 def _handle_commitment(event: Event, record: RecordCommitment) -> tuple[int, Dataset | None]:
+    if not _COMMITMENTS.acquire(blocking=False):  # each has a thread of pynetdicom's
+        return PROCESSING_FAILURE, None
     try:
         known = record(commitment.read_report(event.event_information))
     except UnreadableDicom as error:
@@ -213,6 +217,8 @@ def _handle_commitment(event: Event, record: RecordCommitment) -> tuple[int, Dat
     except Exception as error:  # the database may be down; we ask again
         _log.error("commitment report not recorded: %s", log.where(error))
         return PROCESSING_FAILURE, None
+    finally:
+        _COMMITMENTS.release()
     return (0x0000 if known else INVALID_ARGUMENT_VALUE), None
 
 
@@ -229,6 +235,8 @@ def _handle_store(event: Event, store: Store) -> int:
         return CANNOT_UNDERSTAND
     extra = {"sop_instance_uid": origin.sop_instance_uid}
     try:
+        if fast_pdu.is_lost(request):
+            return OUT_OF_RESOURCES
         return store(path, origin)
     except OSError as error:
         _log.error("store failed: %s", error.strerror, extra=extra)
@@ -237,4 +245,5 @@ def _handle_store(event: Event, store: Store) -> int:
         _log.error("store failed: %s", log.where(error), extra=extra)
         return CANNOT_UNDERSTAND
     finally:
-        path.unlink(missing_ok=True)  # gone already, unless the store failed
+        with contextlib.suppress(OSError):  # an erring disk's answer is another one
+            path.unlink()  # gone already, unless the store failed

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from db import arrivals, erasure, reports
 from db.arrivals import ArrivalOutcome
 from db.engine import Database
-from db.tables import InstanceState, conflicts, instances, studies
+from db.tables import InstanceState, conflicts, erased_files, instances, studies
 from tests.support import rows
 from tests.support.system import wait_for
 
@@ -144,6 +144,14 @@ def test_a_header_that_names_another_study_replaces_nothing(database: Database) 
     with database.begin() as tx:
         assert not arrivals.replace_header(tx, elsewhere, settle_s=0)
     assert _study(database).study_instance_uid == "1.2.3"
+
+
+def test_a_try_to_write_leaves_nothing(database: Database) -> None:
+    for _ in range(2):
+        with database.begin() as tx:
+            arrivals.try_to_write(tx)
+    with database.read() as tx:
+        assert tx.conn.execute(sa.select(erased_files)).all() == []
 
 
 def test_other_pixels_are_kept_beside_the_first(database: Database) -> None:

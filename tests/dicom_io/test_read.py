@@ -5,6 +5,7 @@ import tracemalloc
 import zlib
 from dataclasses import replace
 from datetime import date
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,21 @@ def test_of_a_long_deflated_object_the_header_is_enough(deflated, monkeypatch):
     assert read_header(path).columns == 48
     with pytest.raises(UnreadableDicom, match="larger than"):
         read_header_dataset(path)
+
+
+def test_a_deflated_file_that_is_cut_off_is_unreadable(deflated):
+    path = deflated()
+    path.write_bytes(path.read_bytes()[:-100])
+    for read_it in (read_header, read_header_dataset, read_dataset):
+        with pytest.raises(UnreadableDicom):
+            read_it(path)
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20, (1 << 20) + 50, (3 << 20) - 7])
+def test_all_that_was_deflated_is_inflated(size):
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    file = BytesIO(deflate.compress(bytes(size)) + deflate.flush() + b"\0")
+    assert b"".join(read._inflated(file)) == bytes(size)
 
 
 def test_our_own_objects_are_known_by_their_header(saved):

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
+import sqlalchemy.exc
 from pydicom.dataset import Dataset
 
 from db import arrivals, schema
@@ -222,6 +225,38 @@ def test_whatever_goes_wrong_after_the_rename_the_file_is_adopted_soon(
         with pytest.raises(ZeroDivisionError):
             listener.store(dicom.chest())
     assert (listener.files(), listener.rows()) == (1, [])
+    assert listener.receiver.adopt_if_needed() == 1
+
+
+def test_a_file_that_cannot_be_recorded_keeps_no_other_from_its_row(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ds in (dicom.chest(), dicom.chest()):
+        listener.spool.store(dicom.write(ds, listener.spool.temp), ds.SOPInstanceUID)
+    plain, tried = arrivals.record_arrival, []
+
+    def first_fails(*arguments: Any, **options: Any) -> Any:
+        tried.append(arguments)
+        return plain(*arguments, **options) if len(tried) > 1 else 1 / 0
+
+    monkeypatch.setattr(arrivals, "record_arrival", first_fails)
+    assert listener.receiver.adopt_if_needed() == 1
+    assert len(listener.rows()) == 1
+
+
+def test_with_a_database_that_takes_no_writes_tries_fill_no_disk(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL as a standby, say: a transaction begins all the same."""
+    listener.receiver.adopt_if_needed()
+    refusing = sqlalchemy.exc.OperationalError("INSERT", {}, Exception("read-only"))
+    with monkeypatch.context() as standby:
+        standby.setattr(arrivals, "record_arrival", Mock(side_effect=refusing))
+        standby.setattr(arrivals, "try_to_write", Mock(side_effect=refusing))
+        for _ in range(3):
+            assert listener.store(dicom.chest()) == OUT_OF_RESOURCES
+            assert listener.receiver.adopt_if_needed() == 0
+    assert listener.files() == 1
     assert listener.receiver.adopt_if_needed() == 1
 
 

@@ -1,6 +1,8 @@
 """The SCP on a real socket: data sets in any fragments, PDUs that lie, disks that are full."""
 
+import errno
 import itertools
+import os
 import resource
 import socket
 import struct
@@ -241,6 +243,37 @@ def _answers_to_us(association: Association) -> Iterator[Callable[[], int]]:
         yield lambda: association.dimse.get_msg(block=True)[1].Status  # type: ignore[union-attr]
     finally:
         association._reactor_checkpoint.set()
+
+
+def test_what_is_left_of_a_write_that_failed_is_never_taken_for_the_object(
+    server: Scp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that errs may not even let go of the file."""
+
+    class Stubborn(type(Path())):  # type: ignore[misc]
+        def unlink(self, missing_ok: bool = False) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    association = server.associate()
+    monkeypatch.setattr(fast_pdu, "Path", Stubborn)
+    with _no_file_longer_than(100_000):
+        assert _send(association) == OUT_OF_RESOURCES
+    assert server.received == []
+    assert association.send_c_store(dicom.chest()).Status == SUCCESS
+    association.release()
+
+
+@pytest.mark.parametrize("second", ["in the same PDU", "before the first is whole"])
+def test_two_objects_never_become_one(server: Scp, second: str) -> None:
+    association = server.associate()
+    one, other = (
+        _values(dicom.chest(pixels=dicom.chest_pixels(300)), association, 100_000) for _ in range(2)
+    )
+    pdus = [[one[0]], [*one[1:], *other]] if "same" in second else [one[:2], other[:1], other[1:]]
+    _socket(association).sendall(b"".join(_pdu(values) for values in pdus))
+    wait_for("the abort", lambda: not association.is_established, 10)
+    assert server.received == []
+    wait_for("the files to go", lambda: list(server.temp.iterdir()) == [], 10)
 
 
 @pytest.mark.parametrize("values_per_pdu", [1, 1000])
