@@ -59,9 +59,18 @@ def _make_statements(insert: Any) -> _Statements:
     """`insert`: a dialect's own, which knows ON CONFLICT."""
     upsert = insert(studies)
     new = upsert.excluded
+    # The newest header wins, with what it says.
+    said: dict[str, sa.ColumnElement[Any]] = {
+        column.name: sa.func.coalesce(new[column.name], column)
+        for column in (studies.c.accession_number, studies.c.study_date, studies.c.age_years)
+    }
+    names_patient = new.patient_id.is_not(None)
+    for name in ("patient_id", "issuer_of_patient_id"):  # one means little without the other
+        said[name] = sa.case((names_patient, new[name]), else_=studies.c[name])
     upsert = upsert.on_conflict_do_update(
         index_elements=[studies.c.study_instance_uid],
-        set_={
+        set_=said
+        | {
             "state": new.state,
             "revision": studies.c.revision + 1,
             "image_count": studies.c.image_count + new.image_count,

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from io import BytesIO
 
@@ -16,6 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_io.identity import MANUFACTURER, MODEL_NAME
+from dicom_io.made import local_time
 
 KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
 SERIES_NUMBER = 9909
@@ -51,7 +52,7 @@ class RejectionNote:
     rejected: Sequence[bytes]
     sop_instance_uid: str
     series_instance_uid: str
-    created_at: datetime  # aware, in the time zone that it is to be written in
+    created_at: datetime  # aware, in the time zone to be written in unless the objects name one
     software_version: str
 
 
@@ -81,7 +82,7 @@ def build_note(note: RejectionNote) -> bytes:
         for item in document.ContentSequence:  # TID 2010 forbids a purpose of reference
             del item.ConceptNameCodeSequence
         _copy_patient_and_study(sources[0], document)
-        _set_time(document, note.created_at)
+        _set_time(document, local_time(note.created_at, sources[0], note.created_at.tzinfo or UTC))
         buffer = BytesIO()
         document.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

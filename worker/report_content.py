@@ -12,14 +12,16 @@ from pydicom.uid import generate_uid
 from db.reports import InstanceSnapshot, StudyResult, StudySnapshot
 from dicom_io import eligibility, sr
 from dicom_io.errors import DicomError
-from dicom_io.read import age_years, integer_value, read_header_dataset
+from dicom_io.made import copy_patient_and_study
+from dicom_io.read import age_years, read_header_dataset
+from dicom_io.shutter import visible
 from dicom_io.sr_report import Outline
 from worker import saliency
 from worker.services import Services
 from worker.version import VERSION
 
 NOT_KNOWN = "not known any more"  # of a model that was replaced
-TEMPLATE_VERSION = 2  # raised when the same study would be reported in other words
+TEMPLATE_VERSION = 3  # raised when the same study would be reported in other words
 
 
 def conclude(images: list[InstanceSnapshot]) -> StudyResult:
@@ -59,12 +61,22 @@ def study_report(
 ) -> sr.StudyReport:
     """What the report says, before its pictures are drawn.
 
-    Raises FileNotFoundError where none of the images is there: it is the spool that is missing.
+    Raises FileNotFoundError where none of the images can be read: it is the spool that is missing.
     """
-    if not any(services.spool.path(it.spool_name).is_file() for it in images):
-        raise FileNotFoundError(errno.ENOENT, "none of the study's files is in the spool")
+    headers = [_header(services, image) for image in images]
+    readable = next((header for header in headers if header is not None), None)
+    if readable is None:
+        raise FileNotFoundError(errno.ENOENT, "none of the study's files can be read")
     newest, settings, bundle = study.newest_report, services.settings, services.bundle
-    findings = tuple(_finding(services, study, image) for image in images)
+    findings = tuple(
+        sr.ImageFinding(
+            dataset=_known_of(study, image, readable),
+            reason="the stored file can no longer be read",
+        )
+        if header is None
+        else _finding(services, image, header)
+        for image, header in zip(images, headers, strict=True)
+    )
     shown = max(findings, key=lambda finding: finding.probability or -1.0)
     highest = _highest(images)
     by_another = highest is not None and is_by_another_model(services, highest)
@@ -148,31 +160,42 @@ def is_said_already(
     return newest.content_digest == digest
 
 
-def _finding(services: Services, study: StudySnapshot, image: InstanceSnapshot) -> sr.ImageFinding:
+def _header(services: Services, image: InstanceSnapshot) -> Dataset | None:
     try:
-        dataset = read_header_dataset(services.spool.path(image.spool_name))
+        return read_header_dataset(services.spool.path(image.spool_name))
     except (DicomError, FileNotFoundError):  # it was readable when it came
-        return sr.ImageFinding(
-            dataset=_known_of(study, image), reason="the stored file can no longer be read"
-        )
+        return None
+
+
+def _finding(services: Services, image: InstanceSnapshot, header: Dataset) -> sr.ImageFinding:
     return sr.ImageFinding(
-        dataset=dataset,
+        dataset=header,
         probability=image.probability,
         band=image.band,
         reason=image.reason,
-        outline=_outline(services, image, dataset),
+        outline=_outline(services, image, header),
         unlike_training=_is_unlike(services, image),
     )
 
 
 def _outline(services: Services, image: InstanceSnapshot, header: Dataset) -> Outline | None:
-    rows, columns = integer_value(header, "Rows"), integer_value(header, "Columns")
-    return saliency.outline_of(image, rows, columns) if services.settings.saliency else None
+    """In the pixels of the whole image, of which the model saw what the Display Shutter leaves."""
+    if not services.settings.saliency:
+        return None
+    rows, columns = visible(header)
+    line = saliency.outline_of(image, rows.stop - rows.start, columns.stop - columns.start)
+    if line is None:
+        return None
+    return tuple((column + columns.start, row + rows.start) for column, row in line)
 
 
-def _known_of(study: StudySnapshot, image: InstanceSnapshot) -> Dataset:
-    """What the database knows of an object: enough to name it as evidence."""
+def _known_of(study: StudySnapshot, image: InstanceSnapshot, another: Dataset) -> Dataset:
+    """What is known of an object whose file is not: enough to name it as evidence.
+
+    The patient is that of another image of the study.
+    """
     ds = Dataset()
+    copy_patient_and_study(another, ds)
     ds.StudyInstanceUID = study.study_instance_uid
     ds.SeriesInstanceUID = image.series_instance_uid
     ds.SOPClassUID = image.sop_class_uid

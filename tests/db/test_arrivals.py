@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import sqlalchemy as sa
 
 from db import arrivals, erasure, reports
-from db.arrivals import ArrivalOutcome
+from db.arrivals import ArrivalOutcome, StudyHeader
 from db.engine import Database
 from db.tables import InstanceState, conflicts, erased_files, instances, studies
 from tests.support import rows
@@ -144,6 +144,27 @@ def test_a_header_that_names_another_study_replaces_nothing(database: Database) 
     with database.begin() as tx:
         assert not arrivals.replace_header(tx, elsewhere, settle_s=0)
     assert _study(database).study_instance_uid == "1.2.3"
+
+
+def test_a_study_is_told_by_the_newest_header_that_says_something(database: Database) -> None:
+    first = StudyHeader(study_instance_uid="1.2.3")
+    then = StudyHeader(
+        study_instance_uid="1.2.3",
+        patient_id="P1",
+        issuer_of_patient_id="A",
+        accession_number="N1",
+        age_years=40.0,
+    )
+    last = StudyHeader(study_instance_uid="1.2.3", patient_id="P2")
+    for number, header in enumerate((first, then, first)):
+        rows.arrive(database, f"1.{number}", header)
+    study = _study(database)
+    assert (study.patient_id, study.accession_number, study.age_years) == ("P1", "N1", 40.0)
+    assert study.issuer_of_patient_id == "A"
+    rows.arrive(database, "1.9", last)
+    study = _study(database)
+    assert (study.patient_id, study.issuer_of_patient_id) == ("P2", None)
+    assert study.accession_number == "N1"
 
 
 def test_a_try_to_write_leaves_nothing(database: Database) -> None:

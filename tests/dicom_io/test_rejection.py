@@ -42,6 +42,14 @@ def picture() -> bytes:
     return buffer.getvalue()
 
 
+def test_a_notes_time_is_in_the_time_zone_that_it_names(make_image):
+    image = make_image(TimezoneOffsetFromUTC="+0530")
+    report = build_report(report_of(ImageFinding(dataset=image, reason="lateral view")))
+    note = dcmread(BytesIO(note_of(report)))
+    assert note.TimezoneOffsetFromUTC == "+0530"
+    assert (note.ContentDate, note.ContentTime) == ("20260302", "050005")
+
+
 @pytest.mark.parametrize("reason", Reason)
 def test_a_note_names_its_reason_and_what_it_rejects(report, reason):
     note, rejected = dcmread(BytesIO(note_of(report, reason=reason))), dcmread(BytesIO(report))

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from db import queries, restarts
 from db.engine import Database
 from db.outcomes import StoredSaliency
-from db.tables import studies
+from db.tables import instances, studies
 from dicom_io.rejection import KEY_OBJECT_SELECTION, Reason
 from model.bundle import read_bundle, shipped_bundle_path
 from tests.support import dicom, rows, stored
@@ -150,6 +150,51 @@ def test_a_report_refers_to_no_picture_that_its_destination_was_never_sent(
     site.store(late[2])
     assert len(_shown(pacs, site.study, images)) == 4
     assert len(pacs.pictures(site.study)) == before + 1  # what both have is not made again
+
+
+def test_the_outline_is_in_the_part_that_a_shutter_leaves(
+    database: Database, tmp_path: Path, pacs: Pacs
+) -> None:
+    """The model sees the cut picture; the report's outline is laid over the whole image."""
+    site = Site(tmp_path, database, pacs)
+    site.first = dicom.chest(
+        site.study,
+        pixels=dicom.chest_pixels(1000),
+        ShutterShape="RECTANGULAR",
+        ShutterUpperHorizontalEdge=100,
+        ShutterLowerHorizontalEdge=701,
+        ShutterLeftVerticalEdge=400,
+        ShutterRightVerticalEdge=1001,
+    )
+    hottest = StoredSaliency(columns=7, data=bytes(8) + b"\xff" + bytes(40))  # second of second row
+    assert stored.store(site.first, site.spool, database) == SUCCESS
+    site.predict(site.first, saliency=hottest)
+    assert site.report() == 1
+    site.deliver()
+    (document,) = pacs.reports(site.study)
+    (line,) = [it.value for it in document.iterall() if it.keyword == "GraphicData"]
+    columns, rows_ = line[::2], line[1::2]
+    middle = ((min(columns) + max(columns)) / 2, (min(rows_) + max(rows_)) / 2)
+    assert middle == pytest.approx((400 + 600 * 1.5 / 7, 100 + 600 * 1.5 / 7), abs=30)
+
+
+def test_an_image_whose_file_is_lost_is_reported_with_the_patient_of_the_others(
+    database: Database, tmp_path: Path, pacs: Pacs
+) -> None:
+    site = Site(tmp_path, database, pacs)
+    late = dicom.chest(site.study, pixels=dicom.chest_pixels(seed=1))
+    for ds in (site.first, late):
+        assert stored.store(ds, site.spool, database) == SUCCESS
+        site.predict(ds)
+    query = sa.select(instances.c.spool_name).order_by(instances.c.id)
+    with database.read() as tx:
+        lost, _ = tx.conn.execute(query).scalars()
+    site.spool.remove(lost)
+    assert site.report() == 1
+    site.deliver()
+    (document,) = pacs.reports(site.study)
+    assert (document.PatientID, document.PatientName) == (late.PatientID, late.PatientName)
+    assert document.AccessionNumber == late.AccessionNumber
 
 
 def test_no_report_is_made_while_the_spool_is_not_there(

@@ -169,7 +169,8 @@ def test_a_destination_is_held_and_released(system: System, pacs: Pacs, tmp_path
     system.wait_until_delivered(ds.StudyInstanceUID)
     assert pacs.destination in system.command("destination", "list").stdout
     assert system.command("retry", "--all").returncode == 0
-    assert system.command("retry").returncode == 2
+    for mistaken in ([], ["--study", "9.9"], ["--destination", "NOBODY@h:1"]):
+        assert system.command("retry", *mistaken).returncode == 2
 
 
 def test_the_listener_sweeps_the_files_of_a_study_that_was_erased_elsewhere(

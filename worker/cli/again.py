@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from db import destinations, queries, restarts
-from db.engine import Database
+from db.engine import Database, Transaction
 from worker import home
 from worker.cli.query import open_database
 from worker.errors import WorkerError
@@ -80,6 +80,11 @@ def _require(settings: Settings, database: Database, name: str) -> None:
         raise WorkerError(f"no destination {name}: `cxr-worker destination list` shows them")
 
 
+def _is_known(tx: Transaction, study: str) -> bool:
+    wanted = queries.ResultFilter(study_instance_uid=study, limit=1)
+    return bool(queries.find_study_results(tx, wanted))
+
+
 @click.command()
 @click.option("--study", help="Only this study, by its Study Instance UID.")
 @click.option("--destination", "name", help="Only deliveries to this destination.")
@@ -88,9 +93,13 @@ def retry(study: str | None, name: str | None, everything: bool) -> None:
     """Try again what was given up: images, reports, deliveries."""
     if everything == bool(study or name):
         raise click.UsageError("name --study, --destination or both, or else --all")
-    _, database = open_database()
+    settings, database = open_database()
+    if name is not None:
+        _require(settings, database, name)
     images = found = 0
     with database.begin() as tx:
+        if study is not None and not _is_known(tx, study):
+            raise WorkerError(f"no study {study}: `cxr-worker results` shows them")
         if name is None:
             images = restarts.retry_instances(tx, study_instance_uid=study)
             found = restarts.retry_reports(tx, study_instance_uid=study)

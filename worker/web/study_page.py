@@ -123,7 +123,8 @@ def _current(web: Web, tx: Transaction, study_instance_uid: str) -> dict[str, An
     instances = queries.find_instance_results(tx, study_instance_uid)
     result = shown(study, withhold=web.withholds)
     events = queries.timeline(tx, study_instance_uid)
-    if result.kind == "outside":  # the timeline would tell what the result does not
+    # The timeline would tell what the result does not, or will not once it is made.
+    if web.withholds and study["intended_use"] != "inside":
         events = [replace(it, detail=None) if it.what == "predicted" else it for it in events]
     uses = {"intended_use": study["intended_use"]}  # an image's own is not among its results
     return {
