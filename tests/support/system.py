@@ -74,6 +74,8 @@ class Pacs:
         self.received: list[FileDataset] = []
         self.status = 0x0000
         self.delay_s = 0.0  # before each answer
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.associations = 0
         self._lock = threading.Lock()
         _config.LOG_HANDLER_LEVEL = "none"
@@ -94,6 +96,7 @@ class Pacs:
 
     def _store(self, event: Event) -> int:
         time.sleep(self.delay_s)
+        self.may_answer.wait(60)
         status = self.refused.get(str(event.request.AffectedSOPClassUID), self.status)
         if status == 0:
             chunked = _config.STORE_RECV_CHUNKED_DATASET

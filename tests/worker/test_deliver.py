@@ -148,11 +148,13 @@ def test_a_slow_destination_is_left_after_a_while_and_what_is_left_counts_as_unt
     uids = [uid for number in range(1, 4) for uid in waiting.add_report(number)]
     monkeypatch.setattr(deliver, "DELIVERING_S", 0.5)
     pacs.delay_s = 0.3
-    assert deliver.deliver(services, pacs.destination) == 2
-    assert [state[1:3] for state in waiting.states()] == [("sent", 1)] * 2 + [("pending", 0)] * 4
+    sent = deliver.deliver(services, pacs.destination)
+    assert 1 <= sent < len(uids)  # a slow machine is as good as a slow destination
+    found = [state[1:3] for state in waiting.states()]
+    assert found == [("sent", 1)] * sent + [("pending", 0)] * (len(uids) - sent)
     assert woken == [("deliver", pacs.destination)]  # at the end of the queue
     monkeypatch.setattr(deliver, "DELIVERING_S", 60.0)
-    assert deliver.deliver(services, pacs.destination) == 4
+    assert deliver.deliver(services, pacs.destination) == len(uids) - sent
     assert _uids(pacs) == uids
     assert len(woken) == 1
 
@@ -162,7 +164,7 @@ def test_one_worker_at_a_time_delivers_to_a_destination(pacs: Pacs, tmp_path: Pa
     waiting = Outbox(tmp_path, pacs.destination)
     services = replace(waiting.services, notify=lambda *wakeup: woken.append(wakeup))
     waiting.add_report(1)
-    pacs.delay_s = 1.0
+    pacs.may_answer.clear()
     first = threading.Thread(target=deliver.deliver, args=(services, pacs.destination))
     first.start()
     wait_for("the first", lambda: pacs.associations == 1)
@@ -170,6 +172,7 @@ def test_one_worker_at_a_time_delivers_to_a_destination(pacs: Pacs, tmp_path: Pa
     with waiting.database.read() as tx:
         assert due_destinations(tx, DELIVER) == []  # so that no messages heap up
     assert deliver.deliver(services, pacs.destination) == 0
+    pacs.may_answer.set()
     first.join()
     assert woken == [("deliver", pacs.destination)]  # for what came meanwhile
     with waiting.database.read() as tx:
