@@ -98,6 +98,7 @@ def test_a_process_that_has_ended_cuts_off_no_association_of_another(listener: L
     assert listener.process.wait(STOP_WITHIN_S) == 0
 
 
+@pytest.mark.long
 def test_a_listener_that_adopts_many_files_ends_when_asked(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "home" / "spool")
     spool.create()
