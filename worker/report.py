@@ -49,10 +49,11 @@ def _report(services: Services, held: Claim) -> None:
         study, now = reports.snapshot(tx, held.id), tx.now
     images = [it for it in study.instances if it.is_image]
     result = conclude(images)
-    is_new = bool(images) and not is_said_already(services, study, images)
+    digest = content_digest(services, images)
+    is_new = bool(images) and not is_said_already(services, study, images, digest)
     if is_new and _analyse_again(services, held, study, images, now):
         return
-    built = _build(services, study, images, now) if is_new else None
+    built = _build(services, study, images, digest, now) if is_new else None
     try:
         with services.database.begin() as tx:
             reports.record_report(tx, held, study.revision, result, built)
@@ -110,6 +111,7 @@ def _build(
     services: Services,
     study: StudySnapshot,
     images: list[InstanceSnapshot],
+    digest: str,
     now: datetime,
 ) -> BuiltReport:
     newest = study.newest_report
@@ -128,7 +130,7 @@ def _build(
     recipients = _recipients(services, study, text_value(header, "PatientID", 64))
     return BuiltReport(
         predecessor_uid=newest.sop_instance_uid if newest else None,
-        content_digest=content_digest(services, images),
+        content_digest=digest,
         objects=(document, *pictures, *made.of_report(content, recipients, study.told)),
     )
 

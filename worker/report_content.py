@@ -69,12 +69,7 @@ def study_report(
         raise FileNotFoundError(errno.ENOENT, "none of the study's files can be read")
     newest, settings, bundle = study.newest_report, services.settings, services.bundle
     findings = tuple(
-        sr.ImageFinding(
-            dataset=_known_of(study, image, readable),
-            reason="the stored file can no longer be read",
-        )
-        if header is None
-        else _finding(services, image, header)
+        _lost(study, image, readable) if header is None else _finding(services, image, header)
         for image, header in zip(images, headers, strict=True)
     )
     shown = max(findings, key=lambda finding: finding.probability or -1.0)
@@ -145,14 +140,14 @@ def _short_digest(shown: object) -> str:
 
 
 def is_said_already(
-    services: Services, study: StudySnapshot, images: list[InstanceSnapshot]
+    services: Services, study: StudySnapshot, images: list[InstanceSnapshot], digest: str
 ) -> bool:
-    """Whether the newest report says all of this.
+    """Whether the newest report says all of this, of which `digest` is the content digest.
 
     Of results of another model it is enough that they are the same: the frame that they were
     reported in is no longer known, and what was reported stays.
     """
-    newest, digest = study.newest_report, content_digest(services, images)
+    newest = study.newest_report
     if newest is None:
         return False
     if any(is_by_another_model(services, it) for it in images):
@@ -189,7 +184,7 @@ def _outline(services: Services, image: InstanceSnapshot, header: Dataset) -> Ou
     return tuple((column + columns.start, row + rows.start) for column, row in line)
 
 
-def _known_of(study: StudySnapshot, image: InstanceSnapshot, another: Dataset) -> Dataset:
+def _lost(study: StudySnapshot, image: InstanceSnapshot, another: Dataset) -> sr.ImageFinding:
     """What is known of an object whose file is not: enough to name it as evidence.
 
     The patient is that of another image of the study.
@@ -200,7 +195,7 @@ def _known_of(study: StudySnapshot, image: InstanceSnapshot, another: Dataset) -
     ds.SeriesInstanceUID = image.series_instance_uid
     ds.SOPClassUID = image.sop_class_uid
     ds.SOPInstanceUID = image.sop_instance_uid
-    return ds
+    return sr.ImageFinding(dataset=ds, reason="the stored file can no longer be read")
 
 
 def _model(services: Services, by_another: InstanceSnapshot | None) -> sr.ModelIdentity:

@@ -94,9 +94,7 @@ def test_an_object_without_a_study_keeps_its_row(database: Database) -> None:
 
 
 def test_a_corrected_header_is_analysed_anew_under_a_new_revision(database: Database) -> None:
-    rows.arrive(database, "1.1")
-    rows.prepare(database, "1.1")
-    rows.predict(database, "1.1")
+    rows.analyse(database, "1.1")
     rows.report(database, "2.25.1", "A@host:1")
     before = _study(database)
     corrected = rows.arrival("1.1", spool_name="files/corrected.dcm")
@@ -120,9 +118,7 @@ def test_a_corrected_header_of_what_is_not_analysed_keeps_nothing_waiting(
     database: Database,
 ) -> None:
     """A PACS merges patients and routes the study back, with our own pictures."""
-    rows.arrive(database, "1.1")
-    rows.prepare(database, "1.1")
-    rows.predict(database, "1.1")
+    rows.analyse(database, "1.1")
     state = InstanceState.REJECTED
     rows.arrive(database, "1.2", is_image=False, state=state, reason="our own object")
     with database.begin() as tx:

@@ -154,9 +154,7 @@ def test_a_study_settles_before_its_report(database: Database) -> None:
 
 def test_a_destination_gets_the_reports_of_a_study_in_order(database: Database) -> None:
     for number in (1, 2):
-        rows.arrive(database, f"1.{number}")
-        rows.prepare(database, f"1.{number}")
-        rows.predict(database, f"1.{number}")
+        rows.analyse(database, f"1.{number}")
         rows.report(database, f"2.25.{number}", "A@host:1", "B@host:2")
     with database.begin() as tx:
         first, second = claim_for(tx, DELIVER, "A@host:1", limit=9, lease_s=60)
@@ -191,9 +189,7 @@ def test_time_is_the_databases_clock(database_url: str) -> None:
 def test_every_destination_is_seen_however_much_waits_for_another(database: Database) -> None:
     for number in range(3):
         image = f"1.{number}"
-        rows.arrive(database, image, f"9.{number}")
-        rows.prepare(database, image)
-        rows.predict(database, image)
+        rows.analyse(database, image, f"9.{number}")
         names = ("SLOW@h:1", "FAST@h:2") if number == 2 else ("SLOW@h:1",)
         rows.report(database, f"2.25.{number}", *names, study=f"9.{number}")
     with database.begin() as tx:

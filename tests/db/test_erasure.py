@@ -15,9 +15,7 @@ from tests.support import rows
 
 def _busy_study(database: Database) -> None:
     """Every table has a row of it: a report, a conflict, a picture that waits for the model."""
-    rows.arrive(database, "1.1")
-    rows.prepare(database, "1.1")
-    rows.predict(database, "1.1")
+    rows.analyse(database, "1.1")
     rows.report(database, "2.25.1", "A@h:1", "B@h:2")
     with database.begin() as tx:
         (held,) = claim_for(tx, DELIVER, "A@h:1", limit=1, lease_s=60)

@@ -13,9 +13,7 @@ from tests.support import rows
 
 
 def _predicted(database: Database, uid: str = "1.1") -> None:
-    rows.arrive(database, uid)
-    rows.prepare(database, uid)
-    rows.predict(database, uid)
+    rows.analyse(database, uid)
 
 
 def _count(database: Database, table: sa.Table) -> int:

@@ -12,9 +12,7 @@ from tests.support import rows
 
 
 def _reported(database: Database, study: str = rows.STUDY) -> None:
-    rows.arrive(database, f"{study}.1", study)
-    rows.prepare(database, f"{study}.1")
-    rows.predict(database, f"{study}.1")
+    rows.analyse(database, f"{study}.1", study)
     rows.report(database, f"2.25.{study}", "A@h:1", "B@h:2", study=study)
 
 

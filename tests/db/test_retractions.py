@@ -14,9 +14,7 @@ from tests.support import rows
 
 
 def _reported(database: Database, *destinations: str) -> None:
-    rows.arrive(database, "1.1")
-    rows.prepare(database, "1.1")
-    rows.predict(database, "1.1")
+    rows.analyse(database, "1.1")
     rows.report(database, "2.25.1", *destinations)
 
 
@@ -103,9 +101,7 @@ def test_once_more_names_only_what_is_new(database: Database) -> None:
 def test_a_report_that_is_drawn_while_its_study_is_withdrawn_is_not_queued(
     database: Database,
 ) -> None:
-    rows.arrive(database, "1.1")
-    rows.prepare(database, "1.1")
-    rows.predict(database, "1.1")
+    rows.analyse(database, "1.1")
     held, revision = rows.claim_report(database)
     _retract(database, _found(database))
     report = rows.built_report("2.25.1", "A@h:1")

@@ -56,9 +56,7 @@ def test_a_schema_that_a_newer_version_made_is_refused_and_left_alone(database: 
 
 
 def test_an_upgrade_keeps_what_is_there(database: Database) -> None:
-    rows.arrive(database, "1.2.3.4")
-    rows.prepare(database, "1.2.3.4")
-    rows.predict(database, "1.2.3.4")
+    rows.analyse(database, "1.2.3.4")
     rows.report(database, "1.2.3.5", "PACS@h:104")
     before = _everything(database)
     assert schema.upgrade(database) == schema.VERSION

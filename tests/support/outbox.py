@@ -38,21 +38,20 @@ class Outbox:
     def __init__(self, folder: Path, *destinations: str | Recipient) -> None:
         self.database = Database(f"sqlite:///{folder / 'cxr.db'}")
         schema.upgrade(self.database)
+        self.woken: list[tuple[str, str]] = []  # stage and key of each wake-up
         self.services = Services(
             settings=Settings.model_validate({"destinations": destinations}),
             database=self.database,
             spool=Spool(folder),
             bundle=cast(Any, None),  # delivering asks no model
             interpreter=cast(Any, None),
-            notify=lambda stage, key: None,
+            notify=lambda stage, key: self.woken.append((stage, key)),
         )
 
     def add_report(self, number: int, *, report_uid: str | None = None) -> tuple[str, str]:
         """One more report of a study: a real SR and a picture; returns their UIDs."""
         study, image = f"1.2.{number}", str(generate_uid())
-        rows.arrive(self.database, image, study)
-        rows.prepare(self.database, image)
-        rows.predict(self.database, image)
+        rows.analyse(self.database, image, study)
         held, revision = rows.claim_report(self.database, study)
         with self.database.read() as tx:
             snapshot = reports.snapshot(tx, held.id)

@@ -74,6 +74,13 @@ def predict(database: Database, uid: str, **changes: Any) -> None:
         outcomes.record_prediction(tx, held, replace(PREDICTION, **changes))
 
 
+def analyse(database: Database, uid: str, study: str = STUDY) -> None:
+    """An image comes, is prepared and predicted."""
+    arrive(database, uid, study)
+    prepare(database, uid)
+    predict(database, uid)
+
+
 def claim_report(database: Database, study: str = STUDY) -> tuple[Claim, int]:
     with database.begin() as tx:
         (held,) = claim(tx, REPORT, limit=1, lease_s=60, first=study)

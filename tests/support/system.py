@@ -162,6 +162,13 @@ class Pacs:
         self._server.shutdown()
 
 
+def lone_pacs() -> Iterator[Pacs]:
+    """A PACS without a system, as a fixture: `pacs = pytest.fixture(lone_pacs)`."""
+    made = Pacs()
+    yield made
+    made.close()
+
+
 class System:
     """`cxr-worker up` in a home of its own."""
 

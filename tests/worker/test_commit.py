@@ -16,16 +16,11 @@ from db.tables import outbox
 from dicom_io.contexts import STORAGE_COMMITMENT
 from dicom_io.destination import Destination
 from tests.support.outbox import Outbox
-from tests.support.system import Pacs
+from tests.support.system import Pacs, lone_pacs
 from worker import commit, deliver, patience, scp
 from worker.destinations import parse
 
-
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    made = Pacs()
-    yield made
-    made.close()
+pacs = pytest.fixture(lone_pacs)
 
 
 @pytest.fixture

@@ -25,18 +25,13 @@ from dicom_io.sr import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
 from tests.support import dicom
 from tests.support.outbox import Outbox
 from tests.support.peers import free_port
-from tests.support.system import Pacs, wait_for
+from tests.support.system import Pacs, lone_pacs, wait_for
 from worker import deliver, patience
 from worker.destinations import parse
 from worker.retract import retract
 from worker.services import Services
 
-
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    made = Pacs()
-    yield made
-    made.close()
+pacs = pytest.fixture(lone_pacs)
 
 
 @pytest.fixture
@@ -142,42 +137,38 @@ def test_a_study_that_waits_delays_no_other(pacs: Pacs, tmp_path: Path) -> None:
 def test_a_slow_destination_is_left_after_a_while_and_what_is_left_counts_as_untried(
     pacs: Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    woken: list[tuple[str, str]] = []
     waiting = Outbox(tmp_path, pacs.destination)
-    services = replace(waiting.services, notify=lambda *wakeup: woken.append(wakeup))
     uids = [uid for number in range(1, 4) for uid in waiting.add_report(number)]
     monkeypatch.setattr(deliver, "DELIVERING_S", 0.5)
     pacs.delay_s = 0.3
-    sent = deliver.deliver(services, pacs.destination)
+    sent = deliver.deliver(waiting.services, pacs.destination)
     assert 1 <= sent < len(uids)  # a slow machine is as good as a slow destination
     found = [state[1:3] for state in waiting.states()]
     assert found == [("sent", 1)] * sent + [("pending", 0)] * (len(uids) - sent)
-    assert woken == [("deliver", pacs.destination)]  # at the end of the queue
+    assert waiting.woken == [("deliver", pacs.destination)]  # at the end of the queue
     monkeypatch.setattr(deliver, "DELIVERING_S", 60.0)
-    assert deliver.deliver(services, pacs.destination) == len(uids) - sent
+    assert deliver.deliver(waiting.services, pacs.destination) == len(uids) - sent
     assert _uids(pacs) == uids
-    assert len(woken) == 1
+    assert len(waiting.woken) == 1
 
 
 def test_one_worker_at_a_time_delivers_to_a_destination(pacs: Pacs, tmp_path: Path) -> None:
-    woken: list[tuple[str, str]] = []
     waiting = Outbox(tmp_path, pacs.destination)
-    services = replace(waiting.services, notify=lambda *wakeup: woken.append(wakeup))
     waiting.add_report(1)
     pacs.may_answer.clear()
-    first = threading.Thread(target=deliver.deliver, args=(services, pacs.destination))
+    first = threading.Thread(target=deliver.deliver, args=(waiting.services, pacs.destination))
     first.start()
     wait_for("the first", lambda: pacs.associations == 1)
     waiting.add_report(2)
     with waiting.database.read() as tx:
         assert due_destinations(tx, DELIVER) == []  # so that no messages heap up
-    assert deliver.deliver(services, pacs.destination) == 0
+    assert deliver.deliver(waiting.services, pacs.destination) == 0
     pacs.may_answer.set()
     first.join()
-    assert woken == [("deliver", pacs.destination)]  # for what came meanwhile
+    assert waiting.woken == [("deliver", pacs.destination)]  # for what came meanwhile
     with waiting.database.read() as tx:
         assert due_destinations(tx, DELIVER) == [pacs.destination]
-    assert deliver.deliver(services, pacs.destination) == 2
+    assert deliver.deliver(waiting.services, pacs.destination) == 2
     assert pacs.associations == 2
 
 
@@ -233,9 +224,12 @@ def test_messages_of_a_name_that_means_a_pacs_now_are_refused_one_by_one(
     waiting = Outbox(tmp_path, pacs.destination)
     waiting.add_report(1)
     with waiting.database.begin() as tx:
-        tx.conn.execute(sa.update(objects).values(sop_class_uid="", transfer_syntax_uid=""))
+        message = {"sop_class_uid": "", "transfer_syntax_uid": "", "payload": b"MSH|"}
+        tx.conn.execute(sa.update(objects).values(message))
     assert deliver.deliver(waiting.services, pacs.destination) == 0
-    assert waiting.deliveries()[0]["refusals"] <= 1
+    first = waiting.deliveries()[0]
+    assert first["refusals"] == 1
+    assert "made for another kind of destination" in first["error"]
     assert pacs.associations == 1
 
 

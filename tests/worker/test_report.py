@@ -1,6 +1,5 @@
 """A model is replaced between the analysis of a study and a report of it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +10,12 @@ from pydicom.dataset import Dataset
 from db.engine import Database
 from db.tables import instances, studies
 from tests.support import dicom, stored
-from tests.support.system import Pacs
+from tests.support.system import Pacs, lone_pacs
 from tests.worker.test_saliency import Site
 from worker import report
 from worker.receive import SUCCESS
 
-
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    made = Pacs()
-    yield made
-    made.close()
+pacs = pytest.fixture(lone_pacs)
 
 
 @pytest.fixture

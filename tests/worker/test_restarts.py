@@ -15,7 +15,7 @@ from db.tables import destinations, objects, outbox, studies
 from dicom_io.commitment import CommitmentReport
 from model.bundle import read_bundle, shipped_bundle_path
 from tests.support import dicom, rows, stored
-from tests.support.system import Pacs
+from tests.support.system import Pacs, lone_pacs
 from worker import commit, deliver, report
 from worker.destinations import parse
 from worker.receive import SUCCESS
@@ -117,11 +117,7 @@ class Story:
             tx.conn.execute(sa.update(destinations).values(busy_until=None))
 
 
-@pytest.fixture(scope="module")
-def pacs() -> Iterator[Pacs]:
-    made = Pacs()
-    yield made
-    made.close()
+pacs = pytest.fixture(scope="module")(lone_pacs)
 
 
 def _tell(folder: Path, pacs: Pacs, kill: tuple[int, str] | None) -> int:

@@ -1,7 +1,6 @@
 """Pictures that a report refers to: whoever gets the report has them, or gets them with it."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from db.tables import instances, studies
 from dicom_io.rejection import KEY_OBJECT_SELECTION, Reason
 from model.bundle import read_bundle, shipped_bundle_path
 from tests.support import dicom, rows, stored
-from tests.support.system import Pacs
+from tests.support.system import Pacs, lone_pacs
 from worker import deliver, report
 from worker.destinations import parse
 from worker.receive import SUCCESS
@@ -82,18 +81,10 @@ class Site:
             restarts.reprocess(tx, self.study, max_age_days=7, deliver_anyway=True)
 
 
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    made = Pacs()
-    yield made
-    made.close()
+pacs = pytest.fixture(lone_pacs)
 
 
-@pytest.fixture
-def other_pacs() -> Iterator[Pacs]:
-    made = Pacs()
-    yield made
-    made.close()
+other_pacs = pytest.fixture(lone_pacs)
 
 
 def _named(document: Dataset) -> set[str]:

@@ -100,9 +100,7 @@ def test_a_study_is_read_by_its_most_suspicious_image_and_the_rest_is_explained(
     with database.begin() as tx:
         (held,) = claim(tx, PREPARE, limit=1, lease_s=60, first="1.4.1")
         outcomes.record_dismissal(tx, PREPARE, held, InstanceState.REJECTED, "lateral view")
-    rows.arrive(database, "1.5.1", "1.5")
-    rows.prepare(database, "1.5.1")
-    rows.predict(database, "1.5.1")
+    rows.analyse(database, "1.5.1", "1.5")
     keys = ("1.1", "1.2", "1.3", "1.4", "1.5", "1.6")
     text = "study_instance_uid,label\n" + "".join(f"{key},1\n" for key in keys)
     with database.read() as tx:
